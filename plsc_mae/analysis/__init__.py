@@ -1,1 +1,1 @@
-"""Analysis of trained networks: attention maps, features, accuracies of frozen features, reconstructions."""
+"""Analysis of networks, features and images: metrics, probes, attention maps and pictures."""

@@ -163,7 +163,7 @@ def rollout(
         head_fusion: reduction over heads.
         discard_ratio: fraction of each layer's weights, the smallest ones, that are set to 0. The weight of the first
             token to itself is kept.
-        layer_index: use this layer only; None uses all layers.
+        layer_index: index in `attentions` of the only layer to use; None uses all layers.
         literal: divide columns instead of rows, see the module.
 
     Returns:

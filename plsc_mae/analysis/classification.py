@@ -92,7 +92,7 @@ def calibration(logits: Logits, labels: Labels, bins: int = ECE_BINS) -> Calibra
 
 
 def topk_in_set(logits: Logits, accepted: npt.NDArray[np.bool_], k: int) -> npt.NDArray[np.bool_]:
-    """Return bool [n]: whether one of the k largest logits [n, K] belongs to an `accepted` class, bool [n, K]."""
+    """Return bool [n]: whether the k classes with the largest logits [n, K] include an `accepted` one, bool [n, K]."""
     best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     return np.asarray(np.take_along_axis(accepted, best, axis=1).any(axis=1))
 

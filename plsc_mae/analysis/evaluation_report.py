@@ -19,9 +19,9 @@ from plsc_mae.analysis.label_metrics import label_average_precisions, label_f1, 
 
 NAMED_BARS = 30  # with more bars, rows or columns, their names are left out
 NAME_LENGTH = 24  # characters of a name in a chart
-SCATTERED = 4  # targets of a regression that are drawn
+SCATTERED = 4  # largest number of targets of a regression that are drawn
 CLASSES, LABELS, NUMBERS, CORRUPTIONS = "classes.csv", "labels.csv", "numbers.csv", "corruptions.csv"
-INDEX = "index"  # last column of the tables: number of the class, label or predicted number in charts
+INDEX = "index"  # last column of the first three tables, to which charts refer
 Values = npt.NDArray[np.float32]
 Table = list[list[object]]  # the first row has the names of the columns
 
@@ -41,14 +41,14 @@ class Report(NamedTuple):
 
 
 class _Ticks(NamedTuple):
-    """Names for the ticks of a chart, none if there are too many; and a note on the table that has the names."""
+    """Names for the ticks of a chart, none if there are too many, and a note on the table if a name is not shown."""
 
     names: Sequence[str]
     note: str
 
 
 def _ticks(names: Sequence[str], table: str, indices: Sequence[int] | None = None) -> _Ticks:
-    """Return the ticks of an axis: long names are shortened, and those that no font has are numbers such as #3.
+    """Return the ticks of an axis; long names are shortened, and names that no font can draw become numbers such as #3.
 
     `indices` are those of the names in `table`; None counts from 0.
     """

@@ -33,9 +33,9 @@ def save_arrays(path: str | Path, arrays: Arrays, texts: Texts = NO_TEXTS) -> No
 
     Args:
         path: destination. A .safetensors file has the texts as metadata (JSON lists). A .parquet file has a column for
-            each array and each list of text, which must have one length. Its text "classes" is the dictionary of a
-            column "class" with the values of the array "labels" instead. Any other suffix writes an npz file with the
-            texts as arrays of strings.
+            each array and each list of text, all of one length, except for the text "classes": if there is an array
+            "labels", a column "class" has the class of every label, null for negative ones. Any other suffix writes an
+            npz file with the texts as arrays of strings.
         arrays: arrays by name, in float16, float32 or int64.
         texts: lists of text by name.
 

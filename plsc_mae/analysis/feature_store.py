@@ -32,7 +32,8 @@ from plsc_mae.parallel.world import World
 from plsc_mae.wording import counted
 
 PROGRESS, SUFFIX = "progress.json", ".rows"
-COMMIT_SECONDS = 10.0  # at least, between two records of the progress; each of them waits for the disk
+COMMIT_SECONDS = 10.0  # shortest time between records of the progress while rows are added; each waits for the disk
+_RECORDED = {"identity", "images", "rows", "unreadable"}
 # Options without influence on the features of an image; network and images have digests of their own.
 _NO_INFLUENCE = frozenset(
     (
@@ -88,8 +89,8 @@ class FeatureStore:
         dtype: type of the stored features.
 
     Raises:
-        DataError: the folder cannot be written, or has files of unknown origin.
-        FolderError: another process writes to the folder.
+        DataError: the folder cannot be written, or has files of unknown origin and no record of the progress.
+        FolderError: another process writes to the folder, or its lock cannot be written.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, str], dtype: str = "float32") -> None:
@@ -105,7 +106,7 @@ class FeatureStore:
             self._restore_locked()
 
     def open(self, shapes: Shapes, count: int) -> None:
-        """Open the files for appending; start again if they lack recorded rows. `count` is unused.
+        """Open the files for appending, and discard all rows if some recorded ones are missing. `count` is unused.
 
         Raises:
             DataError: a file cannot be opened.
@@ -163,12 +164,7 @@ class FeatureStore:
         return np.memmap(self._path(name), self.dtype, "r", shape=(self._rows, *shape))
 
     def _restore_locked(self) -> None:
-        """Lock the folder until this process ends, and restore its content.
-
-        Raises:
-            DataError: the folder has files of unknown origin.
-            FolderError: another process has locked it.
-        """
+        """Lock the folder and restore its content; raise DataError, and lock nothing, if it is the user's."""
         content = {path.name for path in self.folder.iterdir()} - {LOCK}
         if self._stored() is None and any(not name.endswith((SUFFIX, ".partial")) for name in content):
             raise DataError(f"{self.folder} has files of unknown origin; move them, or choose another --save_path")
@@ -176,7 +172,7 @@ class FeatureStore:
         self._restore()
 
     def _restore(self) -> None:
-        """Continue at the recorded progress, or remove the files of other features."""
+        """Adopt the recorded progress; without any, or with features of another identity, remove the files."""
         stored = self._stored()
         if stored is None:  # new, or killed before the first record
             self._clear()
@@ -191,12 +187,13 @@ class FeatureStore:
         logger.info("continuing after %s, whose features are in %s", counted(self.images, "image"), self.folder)
 
     def _stored(self) -> dict[str, Any] | None:
-        """Return the recorded progress; None if there is no progress file of this class."""
+        """Return the recorded progress; None if there is no progress file, or one that this class did not write."""
         try:
             stored = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return stored if isinstance(stored, dict) and stored.get("origin") == MARK else None
+        is_own = isinstance(stored, dict) and stored.get("origin") == MARK and stored.keys() >= _RECORDED
+        return stored if is_own else None
 
     def _commit(self) -> None:
         """Record the progress, after the rows have reached the disk."""

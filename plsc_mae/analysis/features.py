@@ -110,7 +110,7 @@ class Rows(Protocol):
         ...
 
     def add(self, arrays: Arrays, images: int, unreadable: Sequence[int]) -> None:
-        """Append the rows of the readable images among the next `images` images."""
+        """Append the rows of the next `images` images, without those whose indices are in `unreadable`."""
         ...
 
     def finish(self) -> Arrays:
@@ -255,11 +255,11 @@ def encode_dataset(
         num_workers: data workers per process.
         title: title of the progress bar.
         rows: destination in the main process, which may hold the first batches already; None is float32 in memory.
-        report: log the names of the unreadable files; False if an earlier call has done so.
+        report: whether to log the unreadable files; False if an earlier call has done so.
         on_batch: called by all processes after every batch; an exception from it ends the encoding.
 
     Raises:
-        DataError: none of the images can be read, `dataset` refuses an unreadable one, or `rows` refuses features.
+        DataError: no image can be read, `dataset` refuses an unreadable one, or `rows` cannot store the features.
         TypeError: `dataset` marks samples as unreadable and is not an `EvaluationDataset`.
     """
     count = len(dataset)
@@ -322,7 +322,7 @@ def _gather(
 
 
 def _report_unreadable(dataset: KeyedDataset, unreadable: Sequence[int], *, report: bool) -> None:
-    """Log the unreadable files if `report` is true; raise DataError if no file can be read."""
+    """Log the unreadable files if `report` is true; raise DataError if they are all files."""
     if not isinstance(dataset, EvaluationDataset):
         raise TypeError(f"{type(dataset).__name__} marks samples as unreadable and cannot name them")
     if len(unreadable) == len(dataset):

@@ -31,7 +31,7 @@ class Budget(NamedTuple):
         return f"{100 * self.share:g} %" if self.share else f"{self.shots} per class"
 
     def choose(self, images: ImageList, seed: int) -> Rows:
-        """Return the sorted indices of the chosen images; raise DataError if a class has too few."""
+        """Return the sorted indices of the chosen images; raise DataError if a class has fewer images than `shots`."""
         return fraction(images, self.share, seed) if self.share else shots(images, self.shots, seed)
 
 
@@ -60,10 +60,10 @@ Choices = Mapping[Budget, Sequence[Rows]]  # a choice per seed
 def make_choices(
     images: ImageList, shots: Sequence[int], fractions: Sequence[float], seeds: Sequence[int]
 ) -> dict[Budget, list[Rows]]:
-    """Return the chosen images of every budget and seed.
+    """Return the sorted indices of the chosen images, by budget, in the order of the seeds.
 
     Raises:
-        DataError: a class has too few images.
+        DataError: a class has fewer images than one of `shots`.
     """
     budgets = [*(Budget(count) for count in shots), *(Budget(0, share) for share in fractions)]
     return {budget: [budget.choose(images, seed) for seed in seeds] for budget in budgets}

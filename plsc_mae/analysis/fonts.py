@@ -1,8 +1,8 @@
 """Fonts for names of any script in pictures of Pillow and Matplotlib.
 
-The default font of each library draws ASCII text. A character of another script has the first font that contains it:
-the file that PLSC_MAE_FONT names, DejaVu Sans of Matplotlib, and the fonts of the system; in pictures of Matplotlib,
-its default font comes first. A name with a character that none of them contains is drawn as its number.
+The default font of each library draws text in ASCII. In other text, the first font that contains a character draws it:
+the file that PLSC_MAE_FONT names, DejaVu Sans of Matplotlib, then the fonts of the system; in pictures of Matplotlib,
+its default font comes before these. A name with a character that none of these three contains is drawn as its number.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 from PIL import ImageDraw, ImageFont
 
 VARIABLE = "PLSC_MAE_FONT"
-# Parts of file names, lower case without separators: preferred fonts, styles that are avoided, and fonts that are not
-# drawn as text.
+# Parts of file names, lower case without separators: preferred fonts, styles that are avoided, and fonts that
+# cannot draw text.
 _PREFERRED = (
     *("notosanscjk", "sourcehansans", "wqymicrohei", "wqyzenhei", "droidsansfallback", "pingfang", "hiragino"),
     *("stheiti", "msyh", "simhei", "meiryo", "malgun", "applesdgothic", "arialuni", "notosans"),
@@ -64,7 +64,7 @@ def _drawable(names: tuple[str, ...], numbers: tuple[int, ...], named: str) -> t
 
 
 class Lettering:
-    """Text of one size in a picture of Pillow.
+    """Drawing of text of one size in pictures of Pillow.
 
     Args:
         size: size of the fonts in pixels.
@@ -81,7 +81,7 @@ class Lettering:
         return sum(font.getlength(part) for font, part in self._parts(text))
 
     def draw(self, canvas: ImageDraw.ImageDraw, place: tuple[float, float], text: str) -> None:
-        """Draw black lines of text below and to the right of `place`."""
+        """Draw black text, which may have several lines, with its top left corner at `place`."""
         for number, line in enumerate(text.split("\n")):
             left, baseline = place[0], place[1] + number * self._line + self._ascent
             for font, part in self._parts(line):
@@ -101,7 +101,7 @@ class Lettering:
 
 
 def text_style(names: Sequence[str]) -> dict[str, Any]:
-    """Return keyword arguments with which Matplotlib draws names as they are: further fonts, and $ as a character."""
+    """Return Matplotlib's text arguments for `names`: fonts that have their characters, and $ as a plain character."""
     from matplotlib import font_manager, rcParams
 
     named = _named_font()
@@ -124,7 +124,7 @@ def _font_of(character: str, named: str) -> str | None:
 
 
 def _candidates(named: str) -> Iterator[str]:
-    """Yield the files of fonts beside Pillow's own, the best first."""
+    """Yield the font files to search, the best first."""
     if named:
         yield named
     yield _bundled()
@@ -132,7 +132,7 @@ def _candidates(named: str) -> Iterator[str]:
 
 
 def _bundled() -> str:
-    """Return the path of the font that Matplotlib brings along: Latin, Greek, Cyrillic, Arabic and other scripts."""
+    """Return the path of DejaVu Sans, which Matplotlib contains: Latin, Greek, Cyrillic, Arabic and other scripts."""
     import matplotlib
 
     return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
@@ -159,7 +159,7 @@ def _plain_name(path: str) -> str:
 
 @cache
 def _characters(path: str) -> frozenset[int]:
-    """Return the characters of a font; none if the font cannot be used for text."""
+    """Return the code points of a font's characters; none if the font cannot be used for text."""
     from matplotlib.ft2font import FT2Font
 
     if any(part in _plain_name(path) for part in _NO_TEXT):

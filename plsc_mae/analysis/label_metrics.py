@@ -35,7 +35,7 @@ def average_precision(scores: Values, positive: npt.NDArray[np.bool_]) -> float:
 
 
 def label_average_precisions(logits: Values, targets: Values) -> Doubles:
-    """Return the average precision [K] in percent of every label, for logits [n, K] and targets [n, K] of 0, 1, NaN."""
+    """Return the average precision [K] of each label in percent; `logits` are [n, K], `targets` 0, 1 or NaN, [n, K]."""
     known = np.isfinite(targets)
     columns = range(logits.shape[1])
     return 100 * np.array([average_precision(logits[known[:, i], i], targets[known[:, i], i] > 0.5) for i in columns])
@@ -55,7 +55,7 @@ def label_f1(logits: Values, targets: Values) -> Doubles:
 
 
 def multilabel_metrics(logits: Values, targets: Values) -> dict[str, float]:
-    """Return {"mAP", "macro_f1"} in percent, the means over the labels for which they are defined.
+    """Return {"mAP", "macro_f1"} in percent: means over the labels, without labels whose value is NaN.
 
     Args:
         logits: [n, K].
@@ -68,10 +68,7 @@ def multilabel_metrics(logits: Values, targets: Values) -> dict[str, float]:
 
 
 def regression_metrics(predicted: Values, targets: Values) -> dict[str, float]:
-    """Return {"mean_abs_error", "rmse", "r2"}, means over the targets, each over its known values.
-
-    R^2 = 1 - sum of squared errors / sum of squared deviations from the target's mean (1 for a perfect prediction);
-    a target without variation has none.
+    """Return {"mean_abs_error", "rmse", "r2"}: means over the targets of `target_errors`, without NaNs.
 
     Args:
         predicted: [n, K], in the units of the targets.
@@ -86,9 +83,10 @@ def regression_metrics(predicted: Values, targets: Values) -> dict[str, float]:
 
 
 def target_errors(predicted: Values, targets: Values) -> tuple[Doubles, Doubles, Doubles]:
-    """Return mean absolute error, root mean squared error and R^2, [K] each.
+    """Return mean absolute error, root mean squared error and R^2, [K] each, over the known values of each target.
 
-    They are NaN for a target without known values; R^2 also for one without variation.
+    R^2 = 1 - sum of squared errors / sum of squared deviations from the target's mean (1 for a perfect prediction). All
+    three are NaN for a target without known values, R^2 also for one without variation.
     """
     errors = predicted.astype(np.float64) - targets
     values = targets.astype(np.float64)

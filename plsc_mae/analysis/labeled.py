@@ -56,11 +56,11 @@ def encode_labeled(
 ) -> EncodedLists:
     """Compute the features of labeled images, cropped to `size` = (H, W); all processes must call.
 
-    `encode` must return a single kind of features. `rows` returns the destination of the features of a list. The other
-    arguments are those of `encode_images`.
+    `encode` must return a single kind of features. `rows` returns the destination of the features of a list, None for
+    memory, and may raise. The other arguments are those of `encode_images`.
 
     Raises:
-        CheckpointError: a feature is NaN or infinite.
+        CheckpointError: a feature is NaN or infinite; raised in the main process only.
         DataError: see `encode_images`.
     """
     transform, workers = center_crop(config, size), count_workers(config.num_workers)

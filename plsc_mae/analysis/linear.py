@@ -29,7 +29,7 @@ LBFGS_OPTIONS = {"maxcor": 20, "maxiter": 500, "gtol": 1e-5, "ftol": 0.0}
 
 
 class LinearAccuracy(NamedTuple):
-    """Accuracies in percent, and the L2 penalty chosen with the held-out features."""
+    """Accuracies in percent, and the L2 penalty of the fit."""
 
     l2: float
     top1: float
@@ -37,13 +37,13 @@ class LinearAccuracy(NamedTuple):
 
 
 class LinearClassifier(NamedTuple):
-    """A linear classifier with weights [R, C] and biases [C]."""
+    """A linear classifier of features of any width W, with weights [W, C] and biases [C]."""
 
     weight: Doubles
     bias: Doubles
 
     def log_probabilities(self, features: Features) -> Doubles:
-        """Return the natural logarithms [n, C] of the class probabilities (softmax) for features [n, R]."""
+        """Return the natural logarithms [n, C] of the class probabilities (softmax) for features [n, W]."""
         return log_softmax(features @ self.weight.astype(np.float32) + self.bias, axis=1)
 
 
@@ -126,7 +126,7 @@ class Standardization(NamedTuple):
 
 
 def standardization(features: Features) -> Standardization:
-    """Return the statistics that give features [n, D] mean 0 and variance 1 per column; constant columns become 0."""
+    """Return the statistics that give columns of features [n, D] mean 0 and variance 1; constant columns become 0."""
     mean = features.mean(axis=0, dtype=np.float64)
     std = features.std(axis=0, dtype=np.float64)
     varies = std > 1e-6 * np.abs(mean)  # the std of a constant column is not exactly 0 because of rounding

@@ -77,8 +77,8 @@ def fit_patch_classifiers(
     Args:
         features: [P, D].
         labels: class indices [P].
-        held: [P], True for held-out patches, which choose the penalty. Hold out whole images, because patches of one
-            image are alike.
+        held: [P], True for held-out patches; without any, the penalty is the largest. Hold out whole images, because
+            patches of one image are alike.
         num_classes: C.
         k: number of neighbors, at most P.
 

@@ -17,7 +17,7 @@ MIN_SIDE = 224  # smaller pictures are enlarged by a whole factor, so that label
 LABEL_SIZE = 13  # of the font, in pixels
 MAX_COLORS = 64
 _BACKGROUND = ((255, 255, 255), (120, 120, 120))  # of a map, and of its unlabeled images
-_LIGHTNESS = (0.35, 0.88)  # in Oklab, of colors on white with white dots' outlines
+_LIGHTNESS = (0.35, 0.88)  # limits in Oklab for colors that differ from white and show borders of white
 _TO_CONES = np.array(
     (
         (0.4122214708, 0.5363325363, 0.0514459929),
@@ -98,7 +98,7 @@ def enlarge(grid: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[n
 
 
 def tile(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
-    """Return labeled pictures of one image in two columns, as uint8 [H, W, 3].
+    """Return a panel of labeled pictures, two per row, as uint8 [H, W, 3].
 
     Args:
         pictures: {label: uint8 [H, W, 3]}, all of the same size.
@@ -172,10 +172,10 @@ def class_colors(number: int) -> npt.NDArray[np.uint8]:
 
 
 def distinct_colors(number: int) -> npt.NDArray[np.uint8]:
-    """Return RGB colors [number, 3] of which each is as far as possible from those before it, and from white and gray.
+    """Return RGB colors [number, 3], each as far as possible from the earlier ones, from white and from gray.
 
-    Distances are those of Oklab (Ottosson 2020). Colors are neither very dark nor very light; they repeat after
-    MAX_COLORS.
+    They come from a grid of 9 levels per channel, without very dark and very light colors. Distances are those of Oklab
+    (Ottosson 2020). Colors repeat after MAX_COLORS.
     """
     levels = np.linspace(0, 255, 9).round()
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
@@ -200,7 +200,7 @@ def _oklab(colors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def add_legend(panel: Image.Image, entries: Mapping[str, npt.NDArray[np.uint8]]) -> Image.Image:
-    """Return a panel with lines of named color swatches below, {name: RGB color [3]}."""
+    """Return `panel` with a legend below it, in which each of `entries`, {name: RGB color [3]}, has a swatch."""
     lettering = Lettering(LABEL_SIZE)
     places: list[tuple[float, int]] = []
     x, line = float(GAP), 0

@@ -27,7 +27,7 @@ FRAME = 3  # pixels
 CAPTION = 2 * (LABEL_SIZE + 2)  # pixels below a thumbnail
 MAP_SIDE = 1600
 MAX_LEGEND = 40  # classes
-COMPONENTS = 50  # principal components as input of t-SNE and UMAP, as in van der Maaten and Hinton 2008, section 4.2
+COMPONENTS = 50  # principal components as input of t-SNE and UMAP; van der Maaten and Hinton 2008 take 30
 _GRAY = (120, 120, 120)
 
 
@@ -37,7 +37,7 @@ class Neighbor(NamedTuple):
     Attributes:
         pixels: uint8 [S, S, 3].
         caption: at most two lines of text.
-        same_class: whether it has the class of the query; None for a query, and without classes.
+        same_class: whether it has the class of the query; None for a query, and if the query has no class.
     """
 
     pixels: Pixels
@@ -81,8 +81,8 @@ def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
     """Project features [n, D], n >= 3, divided by their lengths, to positions [n, 2] in [0, 1].
 
     "pca" takes the first two principal components. "tsne" (van der Maaten and Hinton 2008; scikit-learn) and "umap"
-    (McInnes et al. 2018; umap-learn) start from the first 50 of them. Both axes have the same scale. If all features
-    are equal within float32's rounding, all positions are 0.
+    (McInnes et al. 2018; umap-learn) start from the first 50 components. Both axes have the same scale. If all features
+    have the same direction within float32's rounding, all positions are 0.
 
     Raises:
         ConfigError: the package of the method is not installed.

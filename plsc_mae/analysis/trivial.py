@@ -64,7 +64,7 @@ def fill_hidden(
 def token_losses(batches: Sequence[npt.NDArray[np.integer[Any]]], num_classes: int) -> dict[str, float]:
     """Return the cross entropies, in nats, of predictions that are the same for all hidden patches.
 
-    Frequencies are counted on the predicted tokens themselves, so no such prediction has a smaller loss.
+    Frequencies are those of the tokens to predict, so no other prediction of this kind has a smaller loss.
 
     Args:
         batches: tokens of the hidden patches, one array per batch, all of the same size.
@@ -97,7 +97,7 @@ def _nearest(visible: Bools, grid: tuple[int, int]) -> npt.NDArray[np.int64]:
 
 
 def _bilinear(tiles: Floats, visible: Bools, mean: Floats) -> Floats:
-    """Return the bilinear fill [B, rows, columns, P, P, C]; `tiles` has its shape, `visible` is [B, rows, columns]."""
+    """Return the bilinear fill of `tiles`, both [B, rows, columns, P, P, C]; `visible` is [B, rows, columns]."""
     total, weights = np.zeros_like(tiles), np.zeros((*tiles.shape[:-1], 1), np.float32)
     for transposed in (False, True):  # swapped axes turn top into left
         turned, seen = (tiles, visible) if not transposed else (_transpose(tiles), visible.transpose(0, 2, 1))

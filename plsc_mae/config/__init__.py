@@ -1,6 +1,6 @@
 """The config class of every phase and method. This package declares all options, and its import is fast.
 
-Of plsc_mae it imports `errors` and `file_kinds` only.
+Its modules import only `errors` and `file_kinds` of the rest of plsc_mae.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class ClassifyConfig(TrainingConfig):
 
 @dataclass(kw_only=True, frozen=True)
 class FinetuneConfig(ClassifyConfig):
-    """Options of fine-tuning all weights."""
+    """Options of fine-tuning."""
 
     phase: ClassVar[str] = "finetune"
     frequent: ClassVar[tuple[str, ...]] = (*ClassifyConfig.frequent, "layer_decay", "mixup", "cutmix")

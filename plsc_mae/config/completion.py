@@ -58,8 +58,9 @@ def _add_flags(parser: argparse.ArgumentParser, command: Completed) -> None:
     _complete(parser.add_argument("-c", "--config"), _recipes_and_files)
     parser.add_argument("-o")
     parser.add_argument("--help", nargs="?", choices=["all"])
+    hints = typing.get_type_hints(next(iter(command.configs.values())))
     for name in command.positional.split():
-        action = parser.add_argument(name, nargs="*" if name == "runs" else "?")
+        action = parser.add_argument(name, nargs="*" if typing.get_origin(hints[name]) is tuple else "?")
         if name == "recipe":
             _complete(action, _recipes)
     if "" not in command.configs:

@@ -1,7 +1,7 @@
 """Text of `plsc-mae COMMAND --help`.
 
-If a config class has an attribute `frequent`, the first screen shows the options that it names and those without a
-group, and `--help all` shows all options. The help of other commands always shows all options.
+If a config class has an attribute `frequent`, the help shows only the options that it names and those without a group,
+and `--help all` shows all options. The help of other commands always shows all options.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Options of reading pixels, shared by training and other commands that read images."""
+"""Options of reading pixels in commands that do not train. Training has options of its own with the same help texts."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ else:
 
 
 def planned(configs: Mapping[str, type[TrainingConfig]]) -> dict[str, type[TrainingConfig]]:
-    """Return the config classes of a phase, extended by the options of a plan."""
+    """Return the config classes of a phase by method, extended by the options of a plan."""
     return {
         method: dataclass(kw_only=True, frozen=True)(
             type(f"Plan{cls.__name__}", (PlanOptions, cls), {"__doc__": cls.__doc__, "__module__": __name__})

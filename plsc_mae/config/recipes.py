@@ -108,6 +108,7 @@ def find_config(text: str) -> Path:
 
     Raises:
         ConfigError: there is neither.
+        OSError: the path cannot be examined, for example because it is too long.
     """
     path = Path(text)
     if path.exists() and not path.is_dir():  # a pipe is allowed
@@ -120,7 +121,7 @@ def find_config(text: str) -> Path:
 
 
 def no_recipe(text: str) -> str:
-    """Return a clause for a message that no recipe is named `text`, with up to three similar names if there are any."""
+    """Return the clause "no recipe of that name" for a message, with up to three names similar to `text`, if any."""
     close = _close_names(text)
     meant = f"did you mean {' or '.join(close)}? " if close else ""
     return f"no recipe of that name; {meant}`plsc-mae configs` lists the recipes"
@@ -138,7 +139,7 @@ def read_recipe(name: str) -> Recipe:
     """Read the header of the recipe `name`.
 
     Raises:
-        OSError: there is no such recipe.
+        OSError: the file cannot be read.
         ValueError: a line of the field Published is not of the form in the module's docstring.
     """
     text = recipe_path(name).read_text(encoding="utf-8")

@@ -37,7 +37,8 @@ def parse(
 
     Args:
         argv: the words after the command.
-        configs: the config class of every method of the command; a command without methods has one entry, "".
+        configs: the config class of every method of the command, the default method first; a command without methods
+            has one entry, "".
         prog: the command, for example "plsc-mae pretrain", for the help and the log.
         positional: names, separated by spaces, of the options whose values may be given without their flags, in order.
         summary: one line about the command, for the help.
@@ -76,7 +77,7 @@ def from_options(given: Mapping[str, Any], configs: Mapping[str, type], *, prog:
     Args:
         given: values by option name; `config` is a YAML file of options or the name of a recipe, `method` selects the
             method. Paths, and numbers of NumPy and other array libraries, are accepted in place of text and numbers.
-        configs: the config class of every method; without methods one entry, "".
+        configs: see `parse`.
         prog: the function's name, for the log.
 
     Raises:
@@ -91,7 +92,7 @@ def from_options(given: Mapping[str, Any], configs: Mapping[str, type], *, prog:
 
 
 def _plain(value: Any) -> Any:
-    """Return a path as text, and numbers of NumPy or of another array library as Python's."""
+    """Return a path as text, numbers of NumPy or another array library as Python's, and other values unchanged."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (list, tuple)):
@@ -113,7 +114,7 @@ def _layered(
 def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: str) -> Any:
     """Build a config from plain values, for example those stored in a checkpoint.
 
-    Messages name `where` as the source of the values.
+    Messages name `where` as the source of the values; `configs` is that of `parse`.
 
     Raises:
         ConfigError: an option or value is unknown, invalid, missing, or contradicts another one.
@@ -140,14 +141,15 @@ def load_config(path: str, **overrides: Any) -> TrainingConfig:
 
 
 def _build(cls: type, values: Mapping[str, Value]) -> Any:
-    """Build a config; defaults that the values rule out are adapted, which is logged."""
+    """Build a config; defaults that the values rule out are adapted, and the log says so if that changes the run."""
     if not issubclass(cls, TrainingConfig):
         return build(cls, values)
     hints = typing.get_type_hints(cls)
     given = {name: coerce(value, hints[name]) for name, value in values.items()}
     adapted = cls.adapted_defaults(given)
     for _, reason in adapted.values():
-        logger.info(reason)
+        if reason:
+            logger.info(reason)
     return build(cls, {**values, **{name: Value(value, name) for name, (value, _) in adapted.items()}})
 
 
@@ -182,7 +184,8 @@ def read_yaml(path: str) -> dict[str, Value]:
         path: the file, or the name of a recipe (`plsc_mae.config.recipes`); an existing file takes precedence.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or is not a flat mapping.
+        ConfigError: there is no such file or recipe, or the file cannot be read, is not UTF-8, is not YAML, or is not a
+            flat mapping.
     """
     try:
         file = find_config(path)
@@ -197,7 +200,8 @@ def read_yaml(path: str) -> dict[str, Value]:
         ) from None
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # The last four are raised for dates that do not exist, tags such as `!!bool x`, and thousands of brackets.
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -324,7 +328,7 @@ def _show_help(configs: Mapping[str, type], usage: Usage, named: str, *, everyth
 
 
 def _named_method(early: argparse.Namespace, values: Mapping[str, Value], configs: Mapping[str, type]) -> str:
-    """Return the method that `--method`, the key `method` or the model's name selects, or "" if none of them does."""
+    """Return the method that `--method`, else the key `method`, else the model's name selects; "" if none does."""
     if "" in configs:
         return ""
     method = early.method or coerce(values.get("method", Value("", "")), str)

@@ -49,7 +49,7 @@ def option(default: Any, help: str, *, within: str = "", metavar: str = "", grou
     """Declare one option.
 
     Args:
-        default: the value of a run that does not set the option.
+        default: the value if nothing sets the option.
         help: one line, with the unit. `--help` appends the default. The meaning of a default of None or "" is part of
             the text, in brackets at its end: `validation images [DATA_PATH/val]`.
         within: the interval of the allowed numbers in mathematical notation, for example "(0, 1)" or "[0, inf)".

@@ -22,7 +22,7 @@ _optimization = in_group("Optimization")
 
 @dataclass(kw_only=True, frozen=True)
 class WarmupRateOptions(TrainingConfig):
-    """Options of a warm-up that starts from a learning rate above 0."""
+    """Option of the learning rate from which the warm-up starts."""
 
     warmup_lr: float = _optimization(
         1e-6, "learning rate at the start of the warm-up", within="[0, inf)", metavar="RATE"

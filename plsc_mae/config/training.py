@@ -1,8 +1,8 @@
 """Options of every training run, and of every pre-training run.
 
-Options that facebookresearch/mae has too are declared with the default of its pre-training. Where a method's phase has
-other defaults, the table `defaults` of its config class has them, for example in config/cae.py. Names follow
-facebookresearch/mae, PLSC and Atten4Vis/CAE.
+Options that facebookresearch/mae has too are declared with the default of its pre-training, except for the device,
+paths and the number of workers. Where a method's phase has other defaults, the table `defaults` of its config class has
+them, for example in config/cae.py. Names follow facebookresearch/mae, PLSC and Atten4Vis/CAE.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class TrainingConfig:
         lr_per_256: True if `lr` is a rate per 256 images, multiplied by effective batch / 256 as `blr` is.
         defaults: the options whose default differs from the declaration, with that default. Only classes of one
             method and phase have a table, so it is the complete preset.
-        frequent: the options on the first screen of the help.
+        frequent: the frequent options on the first screen of the help.
         aliases: other names of options.
         negations: switches of other code bases that set the named option to the opposite value.
         retired: flags of other code bases that are accepted without effect.
@@ -90,7 +90,7 @@ class TrainingConfig:
         "partition": Retired(_SUBMITIT),
         "use_volta32": Retired(_SUBMITIT, takes_value=False),
         "comment": Retired(_SUBMITIT),
-        "warmup_lr": Retired("the warm-up starts from 0 in every implementation"),
+        "warmup_lr": Retired("the warm-up of this run starts from 0"),
         "enable_multi_print": Retired("the launcher writes a log for every process", takes_value=False),
         "debug": Retired("no implementation reads it", takes_value=False),
     }
@@ -201,7 +201,7 @@ class TrainingConfig:
     batch_size: int = _optimization(64, "images per process and iteration", within="[1, inf)")
     accum_iter: int = _optimization(1, "iterations whose gradients form one optimizer step", within="[1, inf)")
     epochs: int = _optimization(400, "epochs to train", within="[1, inf)")
-    warmup_epochs: float = _optimization(40.0, "epochs of linear warm-up from 0", within="[0, inf)", metavar="N")
+    warmup_epochs: float = _optimization(40.0, "epochs of linear warm-up", within="[0, inf)", metavar="N")
     blr: float | None = _optimization(
         1e-3, "base learning rate per 256 images: lr = blr * effective batch / 256", within="[0, inf)", metavar="RATE"
     )
@@ -263,9 +263,9 @@ class TrainingConfig:
 
     @classmethod
     def adapted_defaults(cls, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-        """Return {option: (fitting value, sentence for the log)} for defaults that the given options rule out.
+        """Return {option: (fitting value, sentence for the log or "")} for defaults that the given options rule out.
 
-        This is the warm-up: if none is given and the run is shorter than the default warm-up, it is a tenth of the run.
+        This is --warmup_epochs: if it is not given and its default exceeds the run, it becomes a tenth of the run.
 
         Args:
             given: the options that the user has set, by name.
@@ -304,7 +304,7 @@ class TrainingConfig:
 
     @property
     def first_rate(self) -> float:
-        """Learning rate at the start of the warm-up, 0 in a method without --warmup_lr."""
+        """Learning rate at the start of the warm-up, 0 in a phase or method without --warmup_lr."""
         return 0.0
 
     def __post_init__(self) -> None:
@@ -371,6 +371,14 @@ class UpdateScheduleOptions(TrainingConfig):
     weight_decay_end: float | None = _optimization(
         None, "weight decay at the end of a cosine from --weight_decay [constant]", within="[0, inf)"
     )
+
+    @classmethod
+    def adapted_defaults(cls, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+        """See `TrainingConfig.adapted_defaults`; the sentences are empty if --warmup_steps replaces --warmup_epochs."""
+        adapted = super().adapted_defaults(given)
+        if given.get("warmup_steps", cls.warmup_steps) > 0:
+            return {name: (value, "") for name, (value, _) in adapted.items()}
+        return adapted
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Check of image files by their headers, and of the usual formats by the ends of the files, mostly without decoding.
+"""Check of image files by their headers and, in the usual formats, their lengths or ends, mostly without decoding.
 
 A file that looks damaged is decoded, so that no usable file is reported as bad. Damage inside the pixel data is found
 only when an image is decoded.
@@ -46,7 +46,7 @@ class Note(enum.IntFlag):
 
     BAD = 1  # cannot be read
     DEEP = 2  # more than 8 bits per band
-    BANDS = 4  # alpha or other bands beyond gray or RGB
+    BANDS = 4  # alpha, or other content that the conversion to gray or RGB drops
     PAGES = 8  # further pages or frames
     FATAL = 16  # crashed or blocked a worker; must not be read in this process
 
@@ -59,7 +59,7 @@ class FileReport(NamedTuple):
 
 
 def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
-    """Check a file, and decode it only if its header and its end do not suffice.
+    """Check whether a file can be read, and find its properties; most intact files are not decoded.
 
     Args:
         path: the file.
@@ -70,7 +70,7 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
         error is raised for it.
 
     Raises:
-        ConfigError: the package that reads the format is not installed.
+        ConfigError: the package that reads the format or the archive cannot be imported.
     """
     notes, complete = Note(0), False
     try:
@@ -123,7 +123,7 @@ def _is_complete(header: Image.Image, file: IO[bytes], size: int) -> bool:
 
 
 def _bytes_per_pixel(header: Image.Image) -> float:
-    """Estimate the bytes per pixel, rather too high: an intact file is then decoded needlessly."""
+    """Estimate the stored bytes per pixel; too high an estimate only makes an intact file be decoded."""
     return 1 / 8 if header.mode == "1" else len(header.getbands()) * (4 if depth.is_deep(header) else 1)
 
 
@@ -161,7 +161,7 @@ class HeaderDataset:
         return {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 
     def _examine(self, path: str) -> Note:
-        """Return the properties of a file; a file that is listed several times in a row is examined once."""
+        """Return the properties of a file; those of the last file are cached, because a list may repeat it."""
         if self._last[0] != path:
             self._last = path, examine_file(path, self.pixel_format).notes
         return self._last[1]
@@ -195,7 +195,7 @@ def check_files(
         num_workers: worker processes; a list of up to 4096 files is checked in this process.
         rank: rank of this process among those that share the files.
         world_size: number of these processes.
-        worker_timeout: limit in seconds for one file; 0 disables it.
+        worker_timeout: limit in seconds for one file, see `build_loader`.
         pixel_format: see `examine_file`.
         remedy: end of the log line about a long check, such as the option that avoids it.
 
@@ -203,8 +203,8 @@ def check_files(
         The `Note` flags of every file of the list, int64 [n]; 0 for files that other processes check.
 
     Raises:
-        DataError: the list is empty, or workers cannot be started or keep dying.
-        ConfigError: the package that reads a file's format is not installed.
+        DataError: the list is empty, or workers cannot be started, lack memory or keep dying.
+        ConfigError: see `examine_file`.
     """
     sampler = EpochBatchSampler(len(images), _BATCH, rank, world_size, seed=0, shuffle=False, drop_last=False)
     workers = num_workers if len(images) > _FEW_FILES else 0

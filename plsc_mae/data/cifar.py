@@ -56,7 +56,7 @@ def read_cifar(data_path: str | Path, split: str) -> CifarImages:
         split: "train" for the training images; any other value reads the test images.
 
     Raises:
-        DataError: the folder or one of its files is missing or damaged.
+        DataError: the folder or one of its files is missing, damaged or cannot be read.
     """
     folder, layout = _find(Path(data_path))
     classes = tuple(_read(folder / layout.names).decode("utf-8", "replace").split())

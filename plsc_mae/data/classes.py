@@ -1,11 +1,11 @@
 """Classes of images, matched by name with the classes of a checkpoint or of another data set.
 
-The number of a class depends on the other classes of its data set, so only names identify classes. The first rule by
-which every name has one match applies:
+The number of a class depends on the other classes of its data set, so only names identify classes. The first rule that
+matches every name with a class of its own applies:
 - names are equal;
 - names are equal without surrounding blanks and in Unicode's composed form (macOS writes decomposed file names);
 - numbers have equal values, so folder 7 is class 07;
-- names that are not UTF-8 are read as GBK;
+- names are equal after those that are not UTF-8 have been read as GBK;
 - labels without names are the class numbers of a reference whose classes have names;
 - ImageNet's synsets are the classes of a reference that has them in words, in the same order.
 """
@@ -90,7 +90,7 @@ def match_images(images: LabeledImages, reference: Reference) -> ClassMatch:
     """Convert the labels of images to the class numbers of a reference; classes without images need no match.
 
     Raises:
-        DataError: a class of the images has no match in the reference, or several.
+        DataError: the classes of the images cannot be matched with those of the reference.
     """
     present = np.unique(images.labels)
     names = [images.classes[number] for number in present]
@@ -210,7 +210,7 @@ def label_warnings(images: LabeledImages) -> Iterator[str]:
 
 
 def sorted_as_text(names: Sequence[str]) -> str | None:
-    """Return the first name out of numeric order, as 10 before 2; None without one, or if a name is not a number."""
+    """Return the first name that is not at its place in numeric order; None if all are, or if a name is no number."""
     values = [_value(name) for name in names]
     if not names or any(value is None for value in values):
         return None
@@ -266,7 +266,8 @@ def _letters(name: str) -> str:
 
 
 def _value(name: str) -> int | None:
-    return int(name) if re.fullmatch(r"\s*[0-9]+\s*", name) else None
+    # Python refuses to convert thousands of digits.
+    return int(name) if re.fullmatch(r"\s*[0-9]{1,1000}\s*", name) else None
 
 
 def _value_or_name(name: str) -> int | str:
@@ -336,7 +337,7 @@ def _unknown(names: Sequence[str], known: Sequence[str]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return text with up to five names in quotes and the number of further names."""
+    """Return text with up to five names in quotes and, if there are more, their number."""
     names = list(names)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN]) + more

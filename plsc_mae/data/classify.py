@@ -29,7 +29,7 @@ from plsc_mae.data.transforms import (
 from plsc_mae.data.views import color_jitter
 from plsc_mae.errors import DataError
 
-TINY_SIDE = 32  # data sets for inputs of up to this size (CIFAR) have images of that size, so they are not resized
+TINY_SIDE = 32  # for inputs of up to this size, training images are cropped without resizing, as for CIFAR
 _TINY_PADDING = 4
 
 
@@ -64,7 +64,7 @@ class FinetuneAugment:
         """Augment an image; `rng` draws crop, flip, RandAugment or color jitter, and erasing, in this order.
 
         Raises:
-            DataError: the image cannot be decoded, or is too small for the crop of an input of up to 32 pixels.
+            DataError: the image cannot be decoded; for inputs of up to 32 pixels, see `padded_crop`.
         """
         pixels = self._crop(image, rng)
         if rng.random() < self.hflip:
@@ -118,7 +118,8 @@ def padded_crop(image: SourceImage, size: tuple[int, int], rng: np.random.Genera
     """Pad an image by 4 black pixels on each side and take a random crop of `size` = (h, w) (torchvision's RandomCrop).
 
     Raises:
-        DataError: the image cannot be decoded, or is smaller than the crop after padding.
+        DataError: the image cannot be decoded, is smaller than the crop after padding, or is too large for
+            `SourceImage.resize`.
     """
     free = [side + 2 * _TINY_PADDING - crop for side, crop in zip((image.height, image.width), size, strict=True)]
     if min(free) < 0:

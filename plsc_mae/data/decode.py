@@ -5,17 +5,17 @@ interface. `pil` reproduces torchvision on PIL images: convert to RGB, crop, res
 faster on JPEG files: libjpeg decodes directly to 1/2, 1/4 or 1/8 size as long as the crop stays at least as large as
 the output, and OpenCV resizes.
 
-Both backends treat files that are not plain 8-bit RGB as follows:
+If a run's images are RGB, both backends treat files that are not plain 8-bit RGB as follows:
     gray                         repeated into three channels
     palette, alpha, 4th band     converted to RGB, alpha or the fourth band dropped (not blended)
-    5 bands and more             DataError
+    5 bands and more             the first three of 8-bit TIFF files with up to 6 bands; otherwise DataError
     CMYK                         converted by Pillow, color profile ignored
     16-bit                       divided by 256, or mapped by a PixelRange; torchvision clips gray images at 255
     32-bit integer or float      mapped by a PixelRange; without one DataError, because no value range is agreed
     several pages or frames      the first one
     EXIF orientation             ignored, as in torchvision's loader
     truncated or damaged         DataError; damage that libjpeg can conceal is not detected
-    more than 179 million pixels DataError (Pillow's guard against decompression bombs)
+    more than 179 million pixels DataError (Pillow's guard against decompression bombs), except with tiles
     pipe, device, folder         DataError, immediately
 
 Differences between the backends on random resized crops to 224x224, in levels of 0..255 (Pillow 13; the same with
@@ -78,10 +78,10 @@ class Box(NamedTuple):
 
 
 class SourceImage(ABC):
-    """Image of known size; the pixels of a file are decoded on first use.
+    """Image of known size; in most formats, the pixels of a file are decoded on first use.
 
     Attributes:
-        decodes_whole: whether a crop decodes all pixels of the file.
+        decodes_whole: whether a crop of a file decodes all of its pixels.
     """
 
     decodes_whole = True
@@ -119,7 +119,7 @@ class SourceImage(ABC):
 
 
 class PilImage(SourceImage):
-    """Image of the pil backend, which reproduces torchvision and reads every format that Pillow reads."""
+    """8-bit RGB image that Pillow crops and resizes, as in torchvision."""
 
     def __init__(
         self, path: str, header: Image.Image, data: bytes = b"", pixel_range: PixelRange | None = None
@@ -195,6 +195,7 @@ class RasterImage(SourceImage):
 
     Raises:
         ValueError: the bands do not fit the channels.
+        Exception: of other types: a file that must be decoded to count its bands is damaged.
     """
 
     def __init__(self, path: str, raster: Raster, pixel_format: PixelFormat) -> None:
@@ -248,12 +249,12 @@ def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFo
     `pixel_format.tile`, neither the size of a file nor its number of pixels is limited; of RGB images, `raster` then
     reads the TIFF files too, and JPEG files are decoded at a reduced size where the crop allows it.
 
-    The opencv backend falls back to Pillow for formats other than JPEG, for CMYK, and for JPEG files without an end
-    marker, which OpenCV would fill with gray instead of rejecting.
+    The opencv backend decodes only JPEG files that are RGB or gray and have an end marker (OpenCV would fill truncated
+    ones with gray instead of rejecting them), and none if there is a tile.
 
     Raises:
         DataError: the file cannot be read as an image of this format.
-        ConfigError: the backend, or the package that reads the format, cannot be imported.
+        ConfigError: a package that the backend, the file's format or its archive needs cannot be imported.
     """
     path = str(path)
     require_backend(backend)
@@ -287,9 +288,9 @@ def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format:
 
 
 def deep_values(path: str, pixel_format: PixelFormat = RGB) -> Iterator[depth.Values]:
-    """Yield the values of a file with more than 8 bits per band; nothing is yielded for a file of 8 bits.
+    """Yield the values of a file with more than 8 bits per band; nothing is yielded for uint8 and boolean values.
 
-    A file that is read by bands is yielded in parts, and only its center of up to 2048 x 2048 pixels.
+    Of a file that is read by bands, only the center of up to 2048 x 2048 pixels is yielded, in one or more parts.
 
     Raises:
         Exception: of many types: the file cannot be read.
@@ -330,7 +331,7 @@ def reads_bands(path: str, pixel_format: PixelFormat) -> bool:
 
 @contextmanager
 def any_number_of_pixels() -> Iterator[None]:
-    """Disable Pillow's limit on the number of pixels in the context."""
+    """Disable Pillow's limit on the number of pixels in the context, for all threads of the process."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -351,11 +352,11 @@ def open_regular(path: str, *, any_size: bool = False) -> Iterator[tuple[IO[byte
     `any_size` disables the size limit.
 
     Raises:
-        OSError: the file or member does not exist or cannot be opened.
+        OSError: the file or member does not exist or cannot be read.
         ValueError: the path is a pipe (which could block), a device (which may never end), an empty file, a file too
-            large to be an image, or a member that cannot be decompressed.
-        DataError: the archive is damaged.
-        ConfigError: the package that reads the archive is not installed.
+            large to be an image, or a member that is damaged or in a form that is not supported.
+        DataError: the archive cannot be used, see `plsc_mae.data.packed.members.open_archive`.
+        ConfigError: the package that reads the archive cannot be imported.
     """
     with ExitStack() as stack:
         try:
@@ -386,7 +387,7 @@ def require_backend(backend: Backend) -> None:
 
 
 def _opencv() -> ModuleType:
-    """Return OpenCV, which only the opencv backend needs; raise ConfigError if it cannot be imported."""
+    """Return OpenCV for the opencv backend; raise ConfigError if it cannot be imported."""
     try:
         return load_opencv()
     except ImportError as error:

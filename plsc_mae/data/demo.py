@@ -143,7 +143,8 @@ def make_demo_data(
 
     Raises:
         ConfigError: a parameter is too small, or the kind is unknown.
-        DataError: `root` is a file, contains other files, other demo data or a damaged demo.json, or cannot be written.
+        DataError: `root` is a file, contains other files, other demo data or a damaged demo.json, or cannot be read or
+            written.
     """
     parameters = DemoParameters(
         image_size=image_size,
@@ -210,8 +211,7 @@ def _picture_rng(split: str, class_name: str, index: int, seed: int, kind: str) 
 def _is_finished(root: Path, parameters: DemoParameters) -> bool:
     """Return True if `root` holds this data set, False if `root` is missing or empty or holds an unfinished part of it.
 
-    Raises:
-        DataError: `root` is a file, or holds other files, other demo data or a damaged marker.
+    DataError is raised for any other `root`.
     """
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file; choose a new or empty folder for the demo data")
@@ -236,7 +236,7 @@ def _read_marker(marker: Path) -> object:
 
 
 def _draw_all(root: Path, parameters: DemoParameters, progress: bool) -> None:
-    """Draw every missing picture; a picture gets its final name only when it is complete."""
+    """Draw every missing picture and mask; each gets its final name only when it is complete."""
     images = root / "images" if parameters.masks else root
     root.mkdir(parents=True, exist_ok=True)
     (root / UNFINISHED).write_text(json.dumps(parameters.marker()))

@@ -31,7 +31,7 @@ MAIN, SECOND, DARK, LIGHT = range(4)  # numbers of an object's colors
 
 
 class Scenery(NamedTuple):
-    """Colors (RGB, 0..255) of the wall, the ground, and the four parts of an object."""
+    """Colors (RGB, 0..255) of the wall and the ground, and the four colors of an object's parts."""
 
     wall: Color
     ground: Color
@@ -196,6 +196,9 @@ def cover_object(class_name: str, image_size: int, rng: np.random.Generator) -> 
     """Return the share of each pixel that the object covers, [S, S] in 0..1.
 
     With a generator in the same state, `draw_object` draws this object.
+
+    Raises:
+        KeyError: unknown class.
     """
     layer = _draw_parts(OBJECTS[class_name], _draw_placement(rng), image_size, DAY.parts)
     return layer[..., 3] / 255.0

@@ -87,6 +87,9 @@ def cover_shapes(class_name: str, image_size: int, rng: np.random.Generator) -> 
     """Return the share of each pixel that the shapes cover, [S, S] in 0..1.
 
     With a generator in the same state, `draw_shapes` draws these shapes.
+
+    Raises:
+        KeyError: unknown class.
     """
     _draw_levels(rng)  # they come before the shape
     return _draw_coverage(SHAPES[class_name], image_size, rng)

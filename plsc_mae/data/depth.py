@@ -92,7 +92,7 @@ def is_unmarked_band(header: Image.Image) -> bool:
 
 
 def has_extra_bands(header: Image.Image) -> bool:
-    """Return True if an image that has not been decoded yet has bands beyond gray or RGB, alpha included."""
+    """Return True if an image that is not decoded yet has alpha, a transparent color, or unmarked bands beyond RGB."""
     return header.mode in _WITH_ALPHA or "transparency" in header.info or is_unmarked_band(header)
 
 
@@ -114,7 +114,7 @@ def read_values(header: Image.Image, data: bytes, *, all_bands: bool = False) ->
 
     Raises:
         ValueError: OpenCV must decode the file, but cannot be imported or fails.
-        Exception: of other types: Pillow cannot decode the file.
+        Exception: of other types: Pillow cannot decode the file, or OpenCV refuses its size.
     """
     if header.format != "PPM" and (header.mode in ("I", "F") or header.mode.startswith("I;16")):
         return np.asarray(header)
@@ -128,6 +128,7 @@ def decode_values(data: bytes, *, all_bands: bool = False) -> Values:
 
     Raises:
         ValueError: OpenCV cannot be imported, or cannot decode the file.
+        Exception: of other types: OpenCV refuses the size of the image.
     """
     try:
         cv2 = load_opencv()
@@ -164,7 +165,10 @@ def scale(values: Values, pixel_range: PixelRange) -> npt.NDArray[Any]:
 
 
 def tiff_layout(data: bytes) -> TiffLayout | None:
-    """Return the layout of the content of a TIFF file, which Pillow need not identify; None for other content."""
+    """Return the layout of the content of a TIFF file, even one that Pillow cannot identify; None for other content.
+
+    BigTIFF and damaged content count as other content.
+    """
     if not data.startswith(_TIFF_MAGIC):
         return None
     try:
@@ -215,7 +219,7 @@ def log_loss(kind: Kind, path: str, text: str, *values: object) -> None:
     Args:
         kind: the kind of loss.
         path: the file.
-        text: what is lost, and the remedy, with placeholders for `values`.
+        text: continuation of a sentence that begins with the path, with placeholders for `values`.
         values: values of the placeholders.
     """
     place = _KINDS.index(kind)
@@ -301,7 +305,7 @@ def sampled_range(paths: Sequence[str], read: Callable[[str], Iterable[Values]])
 
     Args:
         paths: the files, of which up to 64 are read, evenly spaced.
-        read: returns the values of a file in parts, none for a file of 8 bits; see `decode.deep_values`.
+        read: returns the values of a file in parts, none for 8-bit values; see `decode.deep_values`.
 
     Returns:
         The range; None if the sampled files have no such values or cannot be read.
@@ -325,7 +329,7 @@ def _spaced(paths: Sequence[str]) -> Iterable[str]:
 def _extremes(path: str, read: Callable[[str], Iterable[Values]]) -> list[tuple[float, float, bool]]:
     """Return (smallest finite value, largest, True for integers) of every part of a file that has a finite value.
 
-    The list is empty for a file of 8 bits or one that cannot be read.
+    The list is empty for a file that has no such part or cannot be read.
     """
     found = []
     try:
@@ -339,7 +343,9 @@ def _extremes(path: str, read: Callable[[str], Iterable[Values]]) -> list[tuple[
 
 
 def deep_values(data: bytes) -> Values | None:
-    """Return the values in the content of a file; None if it has at most 8 bits per band or no known format.
+    """Return the values in the content of a file; None if Pillow reads it at 8 bits or less, or its format is unknown.
+
+    TIFF files that Pillow cannot identify have values at any depth.
 
     Raises:
         Exception: of many types: the content cannot be decoded.

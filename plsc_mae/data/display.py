@@ -28,7 +28,7 @@ class Display(NamedTuple):
 
     @classmethod
     def of(cls, pixel_format: PixelFormat, bands: tuple[int, ...] | None = None) -> Display:
-        """Return the display of the channels `bands`, from 1; by default the first three, or the first of fewer."""
+        """Return the display of channels `bands`, from 1; None chooses the first three, or the first one of fewer."""
         first = (0, 1, 2) if pixel_format.channels >= RGB_CHANNELS else (0,)
         chosen = tuple(band - 1 for band in bands) if bands else first
         return cls(chosen, pixel_format.dtype is np.float32)
@@ -37,7 +37,8 @@ class Display(NamedTuple):
         """Return pictures uint8 [B, H, W, 3] by label.
 
         Args:
-            drawn: images [B, H, W, C] from 0 to 1 by label, the original first; its percentiles apply to all of them.
+            drawn: images [B, H, W, C] from 0 to 1 by label, the original first; if `stretched`, its percentiles apply
+                to all of them.
         """
         shown = {label: self._show(stack) for label, stack in drawn.items()}
         if self.stretched:
@@ -48,7 +49,7 @@ class Display(NamedTuple):
         return {label: np.rint(np.clip(stack, 0, 1) * 255).astype(np.uint8) for label, stack in shown.items()}
 
     def draw_pixels(self, pixels: Pixels) -> Pixels:
-        """Return the picture uint8 [H, W, 3] of pixels [H, W, C] from 0 to 255; 8-bit RGB is unchanged."""
+        """Return the picture uint8 [H, W, 3] of pixels [H, W, C] from 0 to 255; RGB_DISPLAY keeps 8-bit RGB."""
         if self == RGB_DISPLAY and pixels.dtype == np.uint8 and pixels.shape[2] == RGB_CHANNELS:
             return pixels
         return self.draw({"": pixels[None] / np.float32(255)})[""][0]

@@ -1,9 +1,9 @@
 """Random erasing (Zhong et al. 2020) as in timm 0.3.2: fills boxes of a normalized image with noise.
 
 The worker draws boxes and noise from the sample's generator. The device applies them after normalization, because
-N(0, 1) noise does not fit into uint8 pixels. The worker sends noise for the boxes only (at most a third of the image),
-as float16, whose 11 significant bits are finer than the image's 8. Sending a seed instead would need less memory, but
-the training process would have to draw the noise and wait for the device at every step.
+N(0, 1) noise does not fit into uint8 pixels. The worker sends noise for the boxes only, as float16, whose 11
+significant bits are finer than the image's 8. Sending a seed instead would need less memory, but the training process
+would have to draw the noise and wait for the device at every step.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RandomErasing:
     """Generator of boxes and their noise for random erasing; the worker calls it once per sample.
 
     Attributes:
-        prob: probability that a sample is erased.
+        prob: probability that boxes are drawn for a sample.
         mode: "pixel" fills with noise per pixel, "rand" with one random color per box, "const" with zeros, which is
             the mean color.
         max_count: largest number of boxes per image; the number is drawn uniformly from 1 to `max_count`.
@@ -77,8 +77,8 @@ class RandomErasing:
 
         Returns:
             Arrays of fixed shape. "erase_boxes" is int32 [max_count, 4] of (top, left, height, width); unused boxes
-            have height 0. "erase_noise" is float16 [max_count, C, N], each box's pixels row by row; N is 1 if every
-            box has one color.
+            have height 0. "erase_noise" is float16 [max_count, C, N], each box's pixels row by row, then zeros; N is 1
+            unless `mode` is "pixel".
         """
         boxes = np.zeros((self.max_count, 4), np.int32)
         noise = np.zeros((self.max_count, self.channels, self._noise_pixels(size)), np.float16)

@@ -85,7 +85,7 @@ class EvaluationDataset(FileDataset):
         return f"{self.name(index)} could not be read"
 
     def log_unreadable(self, indices: Sequence[int]) -> None:
-        """Log the names of unreadable files and the reasons: each file once, and at most 100 files per call."""
+        """Log the names of unreadable files and the reasons: no file twice, and at most 100 files per call."""
         new = [index for index in indices if index not in self._named]
         self._named.update(new)
         for index in new[:_MAX_NAMED]:

@@ -34,7 +34,7 @@ class _Labeled(Protocol):
 
 
 def rows_by_class(images: _Labeled, seed: int) -> list[Rows]:
-    """Return the image indices of every class that has images, in a random order determined by the seed."""
+    """Return an array of image indices for each class that has images, in a random order determined by the seed."""
     groups = []
     for label in np.unique(images.labels).tolist():
         rng = np.random.default_rng([seed, *images.classes[label].encode("utf-8", "backslashreplace")])
@@ -46,7 +46,7 @@ def shots(images: _Labeled, count: int, seed: int) -> Rows:
     """Return the sorted indices of `count` images of every class that has images.
 
     Raises:
-        DataError: a class has fewer images.
+        DataError: one of these classes has fewer images.
     """
     groups = rows_by_class(images, seed)
     smallest = min(groups, key=len)

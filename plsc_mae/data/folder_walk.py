@@ -85,7 +85,10 @@ class LeftOut:
         return found
 
     def containers(self) -> Iterator[tuple[Count, FileKind]]:
-        """Yield (count, kind of the first file) of each suffix of archives, tables, UTF-16 text or binary files."""
+        """Yield (count, kind of the first file) of each suffix of archives, tables, UTF-16 text and other binary files.
+
+        The first file of a suffix determines the kind.
+        """
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
             if kind is not None and kind.group in ("archive", "table", "encoding", "other") and kind.name != EMPTY:

@@ -45,8 +45,8 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
     - a folder with a sub-folder `split`, which is then used in place of `data_path`;
     - a folder with one sub-folder of images per class;
     - a folder of unlabeled images;
-    - a tar, zip, Parquet or Arrow file, a folder of such files or a pattern such as 'shards/*.tar'; folders in archives
-      are treated as those above;
+    - a tar, zip, Parquet or Arrow file, a folder of such files, a pattern such as 'shards/*.tar', or a folder in a tar
+      or zip file, such as 'data.zip/images'; folders in archives are treated as those above;
     - the folder or a file of the binary version of CIFAR or STL-10.
     In folders, classes are numbered and files are selected as in torchvision's ImageFolder, except that hidden and
     system files and folders are ignored (`plsc_mae.data.folder_walk.is_hidden`), and that .npy and .npz files are read
@@ -59,7 +59,7 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
 
     Raises:
         DataError: `data_path` cannot be read, has no images, is ambiguous, or has none of these forms.
-        ConfigError: the package that reads the archives is not installed.
+        ConfigError: the package that reads the archives cannot be imported.
     """
     images = list_images(data_path, split, flag=flag)
     _refuse_annotations(images, flag)
@@ -81,7 +81,7 @@ def _refuse_annotations(images: ImageList, flag: str) -> None:
 
 
 def log_left_out(images: ImageList, *, alternative: str = "name all images in a list file") -> None:
-    """Log the note on the labels, and the hidden files, loose images and images of other formats that are left out.
+    """Log the note on the labels, and the numbers of hidden files, loose images and other images that are left out.
 
     Args:
         images: the list.
@@ -128,12 +128,13 @@ def find_validation(
 ) -> ImageList:
     """List the labeled validation images that belong to labeled training images, with the classes of the latter.
 
-    Classes are matched by name, see `plsc_mae.data.classes`. Classes may lack validation images; the log names these.
+    Classes are matched by name, see `plsc_mae.data.classes`. Classes may lack validation images; the log reports it.
 
     Args:
         train: the training images.
         data_path: path of the training images, see `find_images`.
-        eval_data_path: path of the validation images; by default the split "val" of `data_path`.
+        eval_data_path: path whose split "val" is listed, or all of it if it has no splits; by default `data_path`,
+            which must have "train" and "val".
         given: the validation images, if the caller has them already; None lists them.
 
     Raises:
@@ -165,12 +166,13 @@ def balanced_subset(images: ImageList, limit: int) -> ImageList:
     """Select at most `limit` images, balanced over the classes.
 
     If there are no more than `limit`, all are selected. Otherwise each class contributes `limit // len(classes)`
-    images, evenly spaced in list order, or all of its images if it has fewer. Of unlabeled images, `limit` evenly
-    spaced ones are selected.
+    images, evenly spaced in list order, or all of its images if it has fewer. Of unlabeled images, or if there are more
+    classes than `limit`, `limit` evenly spaced images are selected.
     """
     if len(images) <= limit:
         return images
-    return subset(images, _balanced(images, limit) if images.classes else np.arange(limit) * len(images) // limit)
+    balances = 0 < len(images.classes) <= limit
+    return subset(images, _balanced(images, limit) if balances else np.arange(limit) * len(images) // limit)
 
 
 def _balanced(images: ImageList, limit: int) -> npt.NDArray[np.int64]:
@@ -195,7 +197,8 @@ class ImageDataset(FileDataset):
     be decoded is replaced by another file of the list, a stand-in, with the stand-in's label, transformed with the
     random numbers of the bad file. `INDEX` is that of the file that was read. The stand-in depends on seed, epoch,
     index and the bad files alone, and different bad files get different stand-ins as far as possible
-    (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0. Each bad file is logged once, up to 20 files.
+    (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0. A process and its workers log up to 20 bad
+    files, each once.
 
     With `PixelFormat.tile`, a sample is taken from a random tile of the file; its position is drawn before all else.
 

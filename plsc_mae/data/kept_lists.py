@@ -35,7 +35,7 @@ def kept_list(key: tuple[object, ...], build: Callable[..., Images], scan: Calla
     Args:
         key: identifies the folder and the rules of the listing.
         build: creates a list of images from the arguments of `ImageList`.
-        scan: lists the images; its exceptions are passed on.
+        scan: lists the images.
     """
     entry = list_cache.entry("lists", _FORMAT, *key)
     known = _load(entry)

@@ -1,8 +1,8 @@
 """Images with several labels each, or with numeric targets, from a CSV file.
 
-The first row names the columns. The first column has paths relative to the file. Every further column is a label: 0 or
-1 in multi-label classification, a number in regression, or empty if it is unknown. In multi-label classification a
-single column may also list the names of the labels that are present, separated by | or ;.
+The first row names the columns. The first column has paths relative to the file. The others, or those chosen by name,
+are labels: 0 or 1 in multi-label classification, a number in regression, or empty if unknown. In multi-label
+classification a single column may also list the names of the labels that are present, separated by | or ;.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _DELIMITERS = ",;\t"
 _SEPARATORS = "|;"
 _TRUTH = {"0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0}
 _UNKNOWN = ("", "nan")
+_LARGEST = float(np.finfo(np.float32).max)  # labels are float32
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def match_labels(images: ImageList, names: Sequence[str], source: str) -> ImageL
 
 
 def label_notes(images: ImageList) -> Iterator[str]:
-    """Yield a sentence about labels that have one value in all training images, if there are any."""
+    """Yield a sentence about labels without two different known values in the training images, if there are any."""
     values = images.labels
     filled = np.where(np.isnan(values), np.inf, values), np.where(np.isnan(values), -np.inf, values)
     lowest, highest = filled[0].min(axis=0), filled[1].max(axis=0)
@@ -215,7 +216,7 @@ def _names_in(cell: str) -> set[str]:
 
 
 def _truth(cell: str, place: str) -> float:
-    """Return 0 or 1, or NaN for an empty cell; raise DataError for other cells. `place` names the row."""
+    """Return 0 or 1, or NaN for an unknown label; raise DataError for other cells. `place` names the row."""
     if cell.lower() in _UNKNOWN:
         return math.nan
     if cell.lower() not in _TRUTH:
@@ -227,14 +228,14 @@ def _truth(cell: str, place: str) -> float:
 
 
 def _number(cell: str, place: str) -> float:
-    """Return a finite number, or NaN for an empty cell; raise DataError for other cells. `place` names the row."""
+    """Return a finite number, or NaN for an unknown label; raise DataError for other cells. `place` names the row."""
     if cell.lower() in _UNKNOWN:
         return math.nan
     try:
         value = float(cell)
     except ValueError:
         value = math.inf
-    if not math.isfinite(value):
+    if not abs(value) <= _LARGEST:
         raise DataError(
             f"{place} has the label '{cell}'; expected a number, or an empty cell if it is unknown; --label_columns "
             "chooses the columns of labels"

@@ -23,14 +23,15 @@ from plsc_mae.names import GBK, escape_name, gbk_text
 from plsc_mae.wording import counted
 
 CLASSES_FILE = "classes.txt"  # names the class numbers of a list file, of archives or of masks beside it
-_MAX_CLASSES = 1_000_000  # a larger number at the end of a line is not a label
+_MAX_CLASSES = 1_000_000  # labels are smaller
+_MAX_DIGITS = 18  # of a label; Python refuses to convert thousands of digits
 _MAX_LINE = 8192  # characters; Linux limits a path to 4096 bytes
 
 logger = logging.getLogger(__name__)
 
 
 class ListEntries(NamedTuple):
-    """The n paths of a list file, relative to its folder, and their labels, int64 [n], -1 without labels."""
+    """The n paths of a list file, absolute or relative to its folder, and their labels, int64 [n], -1 for none."""
 
     paths: PathTable
     labels: npt.NDArray[np.int64]
@@ -44,8 +45,9 @@ def read_list_file(file: Path, flag: str) -> ListEntries:
         flag: the option that names it, for messages.
 
     Raises:
-        DataError: the file is not text, has a malformed line or no lines, or its first path cannot be found.
-        ConfigError: the package that reads the archive in its first path is not installed.
+        DataError: the file is not text, has a malformed line or no lines, or its first path cannot be found or leads
+            into a damaged archive.
+        ConfigError: the package that reads the archive in its first path cannot be imported.
         OSError: the file cannot be read.
     """
     kind = recognize(read_head(file))
@@ -114,7 +116,10 @@ def _entries(file: Path, labels: array[int]) -> Iterator[str]:
 
 def _parse_entry(line: str) -> tuple[str, int]:
     labeled = re.fullmatch(r"(.*\S)\s+(\d+)", line)
-    return (labeled[1], int(labeled[2])) if labeled else (line, -1)
+    if labeled is None:
+        return line, -1
+    digits = labeled[2]
+    return labeled[1], int(digits) if len(digits) <= _MAX_DIGITS else _MAX_CLASSES
 
 
 def _list_remedy(entry: str) -> str:
@@ -141,7 +146,8 @@ def read_label_names(file: Path, labels: npt.NDArray[np.int64], source: str) -> 
         source: list file or archives of the images, for messages.
 
     Raises:
-        DataError: the file cannot be read, an empty line is between names, a name occurs twice, or a class has none.
+        DataError: the file cannot be read or is not text, an empty line is between names, a name occurs twice, or a
+            class has none.
     """
     names = read_class_names(str(file))
     remedy = f"correct it, or rename it if it does not belong to {source}"

@@ -69,7 +69,7 @@ class ImageList:
             `plsc_mae.names.escape_name` writes them; empty for unlabeled images.
         root: base folder of the paths.
         list_file: list file or CSV file with the paths and labels; empty for folders and archives.
-        archives: path or pattern of the archives that hold the images; empty for others.
+        archives: path or pattern of the listed archives; empty for folders and list files.
         labels_are_numbers: whether the labels of a list file or of archives are numbers without names.
         label_note: sentence for the log about the labels of a list file or of archives; usually "".
         left_out: files of the folder or archives that are not in the list.
@@ -104,7 +104,7 @@ class ImageList:
         return len(self.paths)
 
     def path(self, index: int) -> str:
-        """Return the full path of one file."""
+        """Return the path of one file, including `root`."""
         return os.path.join(self.root, self.paths[index])
 
     def name(self, index: int) -> str:
@@ -123,11 +123,12 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
         data_path: folder, list file, archive, or pattern of archives.
         split: name of the subfolder or archives that are used if `data_path` has them.
         flag: option that `data_path` comes from, for messages; "" for the --data_path or --img_path of the command.
-        labeled: False lists the images of class folders, and those beside them, without classes.
+        labeled: False lists the images of class folders, and those beside them, without classes; labels in a list file
+            are kept as numbers.
 
     Raises:
         DataError: `data_path` cannot be read, has no images, is ambiguous, or has none of the known forms.
-        ConfigError: the package that reads the archives is not installed.
+        ConfigError: the package that reads the archives cannot be imported.
     """
     source, flag = Path(data_path), flag or own_flag("data_path", "img_path")
     try:
@@ -167,11 +168,7 @@ def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool)
 
 
 def _with_class_names(images: ImageList) -> ImageList:
-    """Return images whose class numbers have the names in classes.txt beside their list file or archives, if any.
-
-    Raises:
-        DataError: see `read_label_names`.
-    """
+    """Return images whose class numbers have the names in classes.txt beside their list file or archives, if any."""
     file = Path(images.root) / CLASSES_FILE
     if not images.numbered or not file.is_file():
         return images
@@ -183,10 +180,12 @@ def _with_class_names(images: ImageList) -> ImageList:
 
 
 def has_split(data_path: str | Path, split: str) -> bool:
-    """Return whether a data set has a subfolder or archives of a split; False if it cannot be read.
+    """Return whether a data set has a subfolder, archives, or a folder in archives of a split.
+
+    If the data set cannot be read, the result is False.
 
     Raises:
-        ConfigError: the package that reads the archives is not installed.
+        ConfigError: the package that reads the archives cannot be imported.
     """
     source = Path(data_path)
     try:
@@ -228,7 +227,7 @@ def _list_archives(
 
 
 def _top_folder(table: MemberTable, source: str) -> PackedFolder:
-    """Return the top folder of archives, below outer folders that only hold one folder of folders."""
+    """Return the top folder of archives; outer folders that hold nothing but one folder of folders are skipped."""
     folder = table.folder(source)
     while True:
         folders, files = scan(folder, LeftOut())
@@ -254,7 +253,7 @@ def _primary_images(paths: PathTable, left_out: LeftOut) -> list[str]:
 def _labeled_list(
     table: MemberTable, paths: Sequence[str], source: str, left_out: LeftOut, *, labeled: bool
 ) -> ImageList:
-    """Return the images `paths` with the labels of the archives, in order, by class first if `table.sorts_by_class`."""
+    """Return the images `paths`, by class first if `table.sorts_by_class`; `labeled` adds the archives' labels."""
     if not paths:
         raise DataError(f"no images in {source}; expected rows or records of images")
     unlabeled = numbers = np.full(len(paths), -1, np.int64)

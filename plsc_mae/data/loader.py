@@ -1,7 +1,8 @@
 """Loads batches as Paddle tensors with worker processes.
 
-A worker that dies is replaced by a new one that continues at the same batch. A batch depends on the seed, the epoch and
-the sample indices alone, so the batches equal those of an undisturbed run, except for a file that is marked as bad.
+A worker that dies is replaced by a new one that continues at the same batch; repeated deaths there end the loading. A
+batch depends on the seed, the epoch and the sample indices alone, so the batches equal those of an undisturbed run,
+except for a file that is marked as bad.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class TransferredBatch(NamedTuple):
 
 
 class BatchLoader:
-    """Iterable over the batches of an epoch, starting at the sampler's position; each iteration has its own workers.
+    """Iterable over the batches of an epoch, starting at the sampler's position; each iteration starts its own workers.
 
     Attributes:
         skipped: number of undecodable files that others have replaced so far, counted in every epoch.
@@ -76,7 +77,8 @@ class BatchLoader:
         """Yield batches of tensors: the arrays of the samples stacked along a new first axis.
 
         Raises:
-            DataError: a file cannot be decoded or takes too long, or workers cannot be started or keep dying.
+            DataError: a file cannot be decoded or takes too long, or workers cannot be started, lack memory or keep
+                dying.
             Exception: of other types: the data set raises it; workers pass on a UserError, and others as RuntimeError.
         """
         before = self.skipped
@@ -129,13 +131,14 @@ def build_loader(
     num_workers: int,
     worker_timeout: float = WORKER_TIMEOUT,
 ) -> BatchLoader:
-    """Return a loader of `dataset`; its batches do not depend on `num_workers`.
+    """Return a loader of `dataset`; its batches do not depend on `num_workers` unless a file is marked as bad.
 
     Args:
         dataset: maps SampleKeys to named arrays of fixed shape.
         sampler: determines the order and the position; set its position before each epoch.
         num_workers: number of worker processes; 0 decodes in the calling process, between the training steps.
-        worker_timeout: limit in seconds for reading one sample; 0 disables it.
+        worker_timeout: limit in seconds for reading one sample, after which its worker is killed; in the calling
+            process, a slower read is only logged. 0 disables it.
     """
     return BatchLoader(dataset, sampler, num_workers, worker_timeout)
 
@@ -146,7 +149,7 @@ class WorkerPool:
     Args:
         dataset: data set of the samples.
         sampler: sampler at the position to start from; its position must not change afterwards.
-        num_workers: n, reduced to the number of batches if there are fewer.
+        num_workers: n, reduced to the number of remaining batches if there are fewer.
         timeout: limit in seconds for reading one sample; 0 disables it.
     """
 

@@ -3,10 +3,10 @@
 Pixels are arrays [h, w, C] on a scale from 0 to 255: uint8, or float32 at the full depth of the files. RGB is always
 uint8. Other images are float32 if the run has a `PixelRange`, because 256 levels would lose their depth.
 
-A file's bands become the channels by this rule:
+The bands of a file that `plsc_mae.data.raster` reads become the channels by this rule:
     bands are given               these bands, in their order
     one band per channel          all bands
-    one channel, color of 8 bits  its luminance, as Pillow's convert("L"); not for TIFF files and arrays
+    one channel, color of 8 bits  its luminance, as Pillow's convert("L"); only in PNG, JPEG and similar files
     RGB, one band                 the band three times
     RGB, four bands               the first three
     any other combination         an error that names both numbers
@@ -101,7 +101,7 @@ def to_pixels(values: depth.Values, pixel_format: PixelFormat, path: str) -> Pix
     Args:
         values: values of any real type.
         pixel_format: format of the pixels.
-        path: the file, for the log line about 16-bit values that fill few of the 256 levels.
+        path: the file, for the log line about 16-bit values that fill at most half of the 256 levels.
 
     Raises:
         ValueError: the values are not real numbers, or have no known range and `pixel_format` has none.

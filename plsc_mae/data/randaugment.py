@@ -140,7 +140,7 @@ class RandAugment:
             interpolation: filter of geometric operations.
 
         Raises:
-            ConfigError: a section is unknown or has an invalid value.
+            ConfigError: the text is not in this notation, or a value is invalid.
         """
         head, *sections = text.split("-")
         if head != "rand":

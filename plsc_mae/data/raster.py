@@ -1,10 +1,10 @@
 """Files with any number of bands and any type of values, read region by region if the format allows it.
 
-A `Raster` gives the values of a file as they are stored. Formats and their bands:
+A `Raster` gives the values of a file at their own depth. Formats and their bands:
     TIFF                     samples of a pixel, planes, or pages of one size: see `plsc_mae.data.tiff`
     .npy                     [H, W], or the smaller of the first and the last axis of [C, H, W] or [H, W, C]
     .npz                     its only array, or the array called "image"
-    PNG, JPEG and others     the bands of Pillow; a palette is RGB, and so are CMYK and YCbCr
+    PNG, JPEG and others     gray or RGB, with alpha if it is a band; palettes, CMYK and YCbCr are converted to RGB
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class ArrayRaster:
 
 
 class PillowRaster:
-    """Values of a file that Pillow opens, at the depth of the file. The first read decodes all of them.
+    """Values of a file that Pillow opens, at the depth of the file. All of them are decoded at once, on first use.
 
     Args:
         path: the file, for messages.
@@ -92,7 +92,7 @@ class PillowRaster:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and number of bands; only color of more than 8 bits is decoded for it."""
+        """Height, width and number of bands; only several bands of more than 8 bits are decoded for it."""
         mode = self._image.mode
         if mode in ("I", "F") or mode.startswith("I;16") or (self._gray and not self._is_deep):
             bands = 1
@@ -124,12 +124,12 @@ def _mode_of_bands(mode: str) -> str:
 
 
 def reads_regions(path: str) -> bool:
-    """Return whether a path names a TIFF or .npy file, which is read region by region; opening it checks its length."""
+    """Return whether a path has the suffix of a TIFF or .npy file; opening such a file checks its length."""
     return path.lower().endswith((*TIFF_SUFFIXES, ".npy"))
 
 
 def open_raster(path: str, data: bytes | None = None, *, gray: bool = False) -> Raster:
-    """Open a file; the values of .npy files and of most TIFF files are read later, region by region.
+    """Open a file; the values of most TIFF files and, without `data`, of .npy files are read later, region by region.
 
     Args:
         path: a regular file.
@@ -172,5 +172,5 @@ def _bands_last(values: Values) -> Values:
 
 
 def array_raster(values: npt.ArrayLike) -> ArrayRaster:
-    """Return the raster of an array [H, W], [H, W, F] or [F, H, W]; raise ValueError for other shapes and no values."""
+    """Return the raster of an array [H, W], [H, W, F] or [F, H, W]; raise ValueError for other or empty shapes."""
     return ArrayRaster(_bands_last(np.asarray(values)))

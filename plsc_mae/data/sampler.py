@@ -1,4 +1,4 @@
-"""Assigns samples to batches and processes, in an order that depends on seed, epoch and number of samples alone."""
+"""Assigns samples to batches and processes; a random order depends on seed, epoch and number of samples alone."""
 
 from __future__ import annotations
 

@@ -56,8 +56,9 @@ def stand_in_offsets(seed: int, epoch: int, length: int, most: int) -> list[int]
 
 
 def device_seed(seed: int, epoch: int, iteration: int, rank: int) -> int:
-    """Return the seed of the device's random operations (drop path) for one iteration on one rank.
+    """Return the seed of the device's random operations, such as drop path, for one iteration.
 
-    Because the seed depends on the arguments alone, a resumed run repeats the draws of an uninterrupted one.
+    Because the seed depends on the arguments alone, a resumed run repeats the draws of an uninterrupted one. `rank` is
+    the process's random stream (`plsc_mae.parallel.world.World.stream`).
     """
     return int(np.random.SeedSequence([seed, epoch, iteration, rank]).generate_state(1)[0] >> 1)

@@ -70,7 +70,7 @@ class ResizeWhole:
 
 
 def find_masked_images(data_path: str, split: str) -> MaskedImages:
-    """List the images of "train" or "val" and their masks.
+    """List the images of `split`, "train" or "val", and their masks.
 
     Raises:
         DataError: the images cannot be listed, or a folder or a mask is missing.
@@ -119,17 +119,18 @@ def count_pixels(
 ) -> npt.NDArray[np.int64]:
     """Check all masks and return the pixel count of each class, int64 [C].
 
-    C is `num_classes`; if that is None, it is the largest index + 1.
+    C is `num_classes`; if that is None, it is the largest counted index + 1, or 1 if no pixel is counted.
 
     Args:
         data: images and masks.
         ignored: indices that are not counted.
         num_classes: number of classes; None takes it from the masks.
-        pixel_format: form in which the images are read.
+        pixel_format: format in which the images are read.
 
     Raises:
         DataError: a mask cannot be read, differs in size from its image, or has an index that is not below
             `num_classes`.
+        ConfigError: the package that reads an image's format cannot be imported.
     """
     counts = np.zeros(num_classes or 1, np.int64)
     for number, path in enumerate(data.masks):
@@ -174,7 +175,7 @@ def _layout(split: str) -> str:
 
 
 def _mask_path(folder: Path, image: str) -> str:
-    """Return the path of the mask of an image, whose path is relative to its own folder."""
+    """Return the path of a mask in `folder`; `image` is the image's path relative to the folder of the images."""
     stem = os.path.splitext(folder / image)[0]
     return f"{stem}.PNG" if os.path.isfile(f"{stem}.PNG") and not os.path.isfile(f"{stem}.png") else f"{stem}.png"
 

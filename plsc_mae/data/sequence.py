@@ -67,7 +67,8 @@ def sequence_images(
     Args:
         items: sequence of images or of (image, label) pairs. An image is a Pillow image, an array (uint8 [H, W] or
             [H, W, C] of 1, 3 or 4 channels; [H, W] may also be uint16, int32 or float32), or the path of a file. A
-            label is a number from 0 or a name. Anything with `len` and `[]` is a sequence, also an array [n, H, W, 3].
+            label is a whole number from 0 or a name. Anything with `len` and `[]` is a sequence, also an array
+            [n, H, W, 3].
         name: name of the sequence in messages, for example "data".
         labeled: whether to read the labels of pairs, for which every pair of the sequence is read once. An attribute
             `classes` of the sequence, as in torchvision, names the classes of numbers.
@@ -76,7 +77,7 @@ def sequence_images(
     Raises:
         DataError: `items` is not a sequence or is empty, its first image cannot be read, or labels are missing or
             invalid.
-        ConfigError: the package that reads the file of the first image is not installed.
+        ConfigError: the package that reads the file of the first image cannot be imported.
     """
     _require_sequence(items, name)
     count = len(items)
@@ -109,7 +110,9 @@ def _as_source(image: Any, path: str, backend: Backend, pixel_format: PixelForma
         return open_image(str(image), backend, pixel_format)
     if isinstance(image, Image.Image):
         if not pixel_format.is_rgb:
-            return _as_source(np.asarray(image), path, backend, pixel_format)
+            with as_data_error(path):  # Pillow decodes a file that it opened earlier
+                image = np.asarray(image)
+            return _as_source(image, path, backend, pixel_format)
         return PilImage(path, image, pixel_range=pixel_format.range)
     if isinstance(image, (Mapping, tuple, list)) or not hasattr(image, "__array__"):
         raise DataError(f"{path} is {_describe(image)}; expected {_ITEMS}")

@@ -44,6 +44,7 @@ class TiffRaster:
 
     Raises:
         ValueError: the file is truncated.
+        Exception: of other types: tifffile cannot decode the rows of [H, W, C].
     """
 
     def __init__(self, path: str, data: bytes | None, series: TiffPageSeries, axes: str, size: int) -> None:
@@ -159,7 +160,7 @@ def open_tiff(path: str, data: bytes | None = None) -> TiffRaster:
 
 
 def _joined_pages(file: TiffFile) -> TiffPageSeries | None:
-    """Join pages that were written one by one, each of which is a series for tifffile; None unless all are alike."""
+    """Join pages that were written one by one, each a series for tifffile, if all are gray and alike; else None."""
     import tifffile
 
     pages = [page for series in file.series for page in series.pages]

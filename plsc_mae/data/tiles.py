@@ -30,7 +30,7 @@ class TileImage(SourceImage):
 
     def __init__(self, image: SourceImage, box: Box) -> None:
         self.path, self.height, self.width = image.path, box.height, box.width
-        self._image, self._box = image, box
+        self._image, self._box, self.decodes_whole = image, box, image.decodes_whole
 
     def crop_resize(self, box: Box, size: tuple[int, int], interpolation: Interpolation = "bicubic") -> Pixels:
         """See `SourceImage.crop_resize`."""
@@ -67,7 +67,7 @@ def repeat_by_tiles(images: ImageList, pixel_format: PixelFormat) -> ImageList:
     tile, the list is returned unchanged.
 
     Raises:
-        ConfigError: the package that reads a file's format is not installed.
+        ConfigError: see `open_image`.
     """
     side = pixel_format.tile
     if not side:
@@ -103,7 +103,7 @@ def _warn_of_memory(image: SourceImage) -> None:
 
 
 def without_repeats(images: ImageList) -> ImageList:
-    """Return the list without consecutive repeats of a file, which `repeat_by_tiles` adds."""
+    """Return the list without the consecutive repeats of files that `repeat_by_tiles` adds."""
     rows = [row for row in range(len(images)) if row == 0 or images.paths[row] != images.paths[row - 1]]
     if len(rows) == len(images):
         return images

@@ -125,7 +125,7 @@ def flip_horizontal(pixels: Pixels) -> Pixels:
 
 @dataclass(frozen=True)
 class RandomCropFlip:
-    """Augmentation of MAE pre-training (He et al. 2022, appendix A.1) and of probing: a random crop, then a flip.
+    """Augmentation by a random crop, then a flip, as in MAE's pre-training (He et al. 2022, appendix A.1).
 
     A call returns {"image": pixels [h, w, C]}.
 
@@ -153,7 +153,7 @@ class RandomCropFlip:
 
 @dataclass(frozen=True)
 class ResizeCenterCrop:
-    """Deterministic evaluation transform: resize the shorter side, then crop the center.
+    """Deterministic transform: resize the shorter side, then crop the center.
 
     For a rectangular output, the image is resized to just cover f * (h, w), with f = shorter_side / max(h, w) as for a
     square output.

@@ -15,7 +15,8 @@ NAMED_FILES = 20  # later unreadable files are counted but not named
 class UnreadableFiles:
     """Record of unreadable files in memory that processes forked later share.
 
-    Data workers are forked at the start of every epoch. The shared record lets them log each file once per run.
+    Data workers are forked at the start of every epoch. The shared record lets those of a training process log each
+    file once.
 
     Args:
         length: number of files of the list.

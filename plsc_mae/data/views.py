@@ -1,4 +1,4 @@
-"""Transforms that return two views of one crop: one for the network and a smaller one for the tokenizer.
+"""Transforms that return two views of one crop: one for the network and, if there is a tokenizer, one for it.
 
 CAE pre-training predicts, for every masked patch of the first view, the token at the same position of the second view,
 so both views are resized from the same box. Like all transforms, they return pixels from 0 to 255.
@@ -93,7 +93,7 @@ class TwoViewCropFlip:
 
 @dataclass(frozen=True)
 class TwoViewCenterCrop:
-    """Deterministic transform for visualization: the largest centered crop in two sizes.
+    """Deterministic transform: the largest centered crop in two sizes.
 
     A call returns the arrays of `TwoViewCropFlip`. The crop has the aspect ratio of `size`; a square one spans the
     shorter side of the image.

@@ -79,14 +79,14 @@ def load_into_classifier(
         classes: classes of the run; None if they are unknown.
         names_file: text file with the names of the stored classifier's outputs, in place of those in the checkpoint.
         new_head: True to keep the initial head even if the file has one.
-        dry_run: compare names and shapes only.
+        dry_run: compare names, shapes and types only.
 
     Returns:
         The report of `weights.load`, with the dialect of the file as it was read.
 
     Raises:
-        CheckpointError: the file cannot be read or used, its encoder is not that of the classifier, or it holds a
-            probe.
+        CheckpointError: the file cannot be read or used, its encoder is not that of the classifier, it holds a probe,
+            or it has no head for the names of `names_file`.
         DataError: the file of names cannot be read, or does not fit the stored classifier.
     """
     if not isinstance(source, Checkpoint):
@@ -129,7 +129,8 @@ def load_classifier_weights(
         source: the file, or its content.
         model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused if `source` is content.
         model_prefix: prefix of the network's tensor names; unused if `source` is content.
-        resize: True to resize position embeddings and relative position tables to the grid of `model`.
+        resize: True to resize position embeddings and relative position tables to the grid of `model`, and to convert
+            the patch embedding to its channels.
         by_options: True if the user's options determined the network, False if the file did; see `require_complete`.
 
     Raises:
@@ -227,8 +228,9 @@ def _fitted(
 ) -> dict[str, Array]:
     """Return the file's tensors in its dialect, some of them renamed to their places in the classifier.
 
-    The head is dropped unless `keep_head` is true. If `norm_into_fc_norm`, the encoder's final norm becomes `fc_norm`.
-    A relative position table that all blocks share in the file is copied to every block that needs its own one.
+    The head is dropped unless `keep_head` is true. If `norm_into_fc_norm`, the encoder's final norm becomes `fc_norm`
+    where the file lacks that. A relative position table that all blocks share in the file is copied to every block that
+    needs its own one.
     """
     fitted = dict(tensors)
     if not keep_head:
@@ -259,9 +261,9 @@ def require_encoder(
 ) -> None:
     """Raise CheckpointError unless file and network have the same encoder.
 
-    The file may lack the tensors beside the encoder, such as a head, a decoder or the mask token. It must have every
-    relative position table of the network or no such table at all. It may have a final norm that the network lacks,
-    because a classifier can normalize the mean of the patches instead.
+    The file may lack computed position tables and the tensors beside the encoder, such as a head, a decoder or the mask
+    token. It must have every relative position table of the network or no such table at all. It may have a final norm
+    that the network lacks, because a classifier can normalize the mean of the patches instead.
 
     Args:
         model: the network that was loaded.

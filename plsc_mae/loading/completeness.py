@@ -69,7 +69,7 @@ def unsupported_part(names: Iterable[str]) -> str:
 def refuse_unsupported(tensors: Mapping[str, Array], rules: Dialect, path: str) -> None:
     """Raise CheckpointError if tensors, in base naming, show a part of an encoder that plsc_mae lacks.
 
-    The names of all tensors except those of `BESIDE_THE_ENCODER` are examined, and the shapes in the first block.
+    The names of all tensors except those of `BESIDE_THE_ENCODER` are examined, and the tensors of the first block.
     """
     start = rules.foreign_name("encoder.blocks.0.")
     found = unsupported_part(name for name in tensors if not name.startswith(BESIDE_THE_ENCODER))

@@ -1,4 +1,4 @@
-"""The kind of network that a weight file holds, judged by the names of its tensors."""
+"""The kind of network that a weight file holds, judged by its tensors."""
 
 from __future__ import annotations
 

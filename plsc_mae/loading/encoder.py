@@ -69,7 +69,7 @@ def load_encoder(
     seed: int = 0,
     in_chans: int | None = None,
 ) -> LoadedEncoder:
-    """Build and load the encoder of a checkpoint of pre-training, of a classifier or of a probe.
+    """Build and load the encoder of a file: a checkpoint of pre-training, a classifier, a probe, or an encoder alone.
 
     Args:
         source: the checkpoint, of plsc_mae or of another code base, or its content. Of a classifier, the norm after the
@@ -83,7 +83,7 @@ def load_encoder(
         in_chans: channels of the images, in place of the checkpoint's; the patch embedding is converted.
 
     Raises:
-        CheckpointError: the file cannot be read, or holds no complete encoder that plsc_mae can build.
+        CheckpointError: the file cannot be read or used, or holds no complete encoder that plsc_mae can build.
         ConfigError: the number of heads is unknown, or an option does not fit.
     """
     stored = source if isinstance(source, Checkpoint) else weights.read_network(source, model_key, model_prefix)
@@ -133,7 +133,7 @@ def build_encoder(
 
 
 def fill_encoder(network: VisionTransformer, stored: Checkpoint, *, dry_run: bool = False) -> LoadReport:
-    """Load a file's encoder and return the report; with `dry_run` compare names and shapes only.
+    """Load a file's encoder and return the report; with `dry_run` compare names, shapes and types only.
 
     Raises:
         CheckpointError: the tensors of the file are not those of the encoder, or cannot be used.
@@ -162,8 +162,7 @@ def infer_encoder_arguments(
         input_size: image side, or height and width, in place of the file's.
 
     Raises:
-        CheckpointError: there is no encoder, or it has a part that plsc_mae lacks, or its positions form no square grid
-            and do not fit `input_size`.
+        CheckpointError: the file holds no encoder that plsc_mae can build, or the grid of its positions is unknown.
         ConfigError: the number of heads is unknown, or a size does not fit.
     """
     rules = recognize(stored.model, str(stored.path))
@@ -245,15 +244,15 @@ def newer_parts(stored: Checkpoint, input_size: tuple[int, ...]) -> dict[str, An
     """Return the arguments of `VisionTransformer` for parts of a file's encoder that no training option describes.
 
     They are normalized queries and keys, register tokens, the layer scale of networks with a bias of keys, and position
-    tables whose rows before the patches do not match the class token. The dictionary is empty without such a part.
+    tables whose rows before the patches do not match the class token. The dictionary is empty if there is no such part,
+    and for dialects that never have one.
 
     Args:
         stored: the file, in the base naming of its dialect.
         input_size: image side, or height and width, of the network to build.
 
     Raises:
-        CheckpointError: there is no encoder, or it has a part that plsc_mae lacks, or its positions form no square grid
-            and do not fit `input_size`.
+        CheckpointError: the file holds no encoder that plsc_mae can build, or the grid of its positions is unknown.
     """
     if not stored.dialect or (stored.dialect not in _VITS and stored.dialect != NATIVE.name):
         return {}

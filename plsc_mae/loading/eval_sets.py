@@ -67,7 +67,12 @@ class Source(NamedTuple):
     given: ImageList | None = None
 
     def images(self) -> ImageList:
-        """Return `given`, or else list the images; raise DataError if that is impossible or they have no classes."""
+        """Return `given`, or else list the images.
+
+        Raises:
+            DataError: the images cannot be listed, or have no classes.
+            ConfigError: see `find_images`.
+        """
         images = find_images(self.path, "val", flag=self.flag) if self.given is None else self.given
         require_classes(images, "evaluation")
         return images
@@ -81,6 +86,7 @@ def find_parts(name: str, source: Source) -> Iterator[EvaluationPart]:
     Raises:
         DataError: images, labels or folders are missing or are not those of the published set, or the outputs of the
             classifier for its classes are unknown.
+        ConfigError: see `find_images`.
     """
     return RULES[name](source)
 
@@ -133,7 +139,7 @@ def _real_rule(source: Source) -> Iterator[EvaluationPart]:
 
 
 def _corrupted_rule(source: Source) -> Iterator[EvaluationPart]:
-    """Yield ImageNet-C: CORRUPTION/SEVERITY/CLASS, with or without folders of several corruptions above."""
+    """Yield a part for each CORRUPTION/SEVERITY of ImageNet-C, which may lie in folders of several corruptions."""
     outputs = _outputs(source.head, synsets())
     for name, folder in sorted(_corruption_folders(source).items()):
         for severity in SEVERITIES:
@@ -185,7 +191,7 @@ RULES: Mapping[str, Callable[[Source], Iterator[EvaluationPart]]] = {
 def _labeled(images: ImageList, classes: Sequence[str], *, numbers: bool = False) -> ImageList:
     """Return images with the classes of a published set, by the WordNet ids in the names of their own classes.
 
-    If `numbers` is true, and in a list file, the names may be class numbers of ImageNet-1k instead.
+    If `numbers` is true, or the images have numbers as classes, these may be class numbers of ImageNet-1k instead.
     """
     numbers = numbers or images.numbered
     place = {name: number for number, name in enumerate(classes)}
@@ -279,7 +285,7 @@ def _read_answers(file: Path) -> list[list[int]]:
             f"cannot read the labels {file}: {error.strerror}; download real.json of "
             "google-research/reassessed-imagenet and name it with --real_labels"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"--real_labels {file} is not JSON ({error}); download it again") from None
     count = len(synsets())
     fits = isinstance(answers, list) and all(

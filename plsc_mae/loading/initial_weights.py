@@ -32,12 +32,12 @@ _SIZES = ("patch_size", "embed_dim", "depth", "mlp_ratio")  # ends of the names 
 
 
 def load_initial_weights(task: Task, config: PretrainConfig) -> LoadReport:
-    """Load the file of --initial_weights into the network of a task, and log the tensors that do not match.
+    """Load the file of --initial_weights into the network of a task, log the result, and return the report of loading.
 
     The file holds a whole network of pre-training, a classifier or an encoder, in any dialect. The encoder must be
-    complete, apart from its mask token and final norm; `Task.complete_initial_weights` can set other tensors that the
-    file lacks, and the remaining ones keep their initial values. Positions are resized to the network's grid, and the
-    patch embedding and the prediction of pixels are converted to its channels.
+    complete as `require_encoder` defines it, but may lack its final norm. `Task.complete_initial_weights` can set other
+    tensors that the file lacks, and the remaining ones keep their initial values. Positions are resized to the
+    network's grid, and the patch embedding and the prediction of pixels are converted to its channels.
 
     Args:
         task: the task, with fresh weights; its `model.encoder` is a VisionTransformer.
@@ -70,7 +70,7 @@ def load_initial_weights(task: Task, config: PretrainConfig) -> LoadReport:
 
 
 def _other_sizes(task: Task, method: Method[Any], base: Checkpoint) -> dict[str, float]:
-    """Return the sizes of the file's network that differ from those of the run's, by option."""
+    """Return the sizes of the file's network, by option, in which the network of the run differs."""
     shapes = {name: np.broadcast_to(np.float32(0), tensor.shape) for name, tensor in task.model.state_dict().items()}
     own = dataclasses.replace(base, model=shapes, dialect=NATIVE.name)
     whole = method.has_network(base) and method.has_network(own)
@@ -92,7 +92,7 @@ def _stated_heads(stored: Checkpoint, embed_dim: int, method: str) -> dict[str, 
 
 
 def _require_heads(stored: Checkpoint, network: nn.Layer, config: PretrainConfig) -> None:
-    """Raise CheckpointError if a file states other numbers of attention heads, which no shape shows."""
+    """Raise CheckpointError if a file states other numbers of attention heads than the network has."""
     encoder = network.encoder
     for name, trained in _stated_heads(stored, encoder.embed_dim, config.method).items():
         blocks = encoder.blocks if name == "num_heads" else getattr(network.decoder, "blocks", ())

@@ -51,7 +51,7 @@ def holding_network(
     `open_network`.
 
     Raises:
-        CheckpointError: the file holds no such network that plsc_mae can build.
+        CheckpointError: the file holds no such network that plsc_mae can build, or its tensors cannot be used.
         ConfigError: the number of heads is needed and unknown, or an option does not fit.
     """
     try:
@@ -81,12 +81,12 @@ def open_network(
         decoder_num_heads: attention heads of the decoder, needed if the file does not determine them.
         any_grid: if the grid of the positions of an encoder or classifier is unknown, build the network for images
             with a single row of patches, which holds these positions.
-        dry_run: for a network of pre-training, compare names and shapes only, also of its position tables; no effect on
-            an encoder or classifier.
+        dry_run: for a network of pre-training, compare names, shapes and types only; no effect on an encoder or
+            classifier.
         in_chans: channels of the images, in place of the file's; weights are converted.
 
     Raises:
-        CheckpointError: the file holds no such network that plsc_mae can build.
+        CheckpointError: the file holds no such network that plsc_mae can build, or its tensors cannot be used.
         ConfigError: the number of heads is unknown, or an option does not fit.
     """
     path = str(stored.path)
@@ -131,7 +131,7 @@ def load_pretraining_network(
         replaced: options that replace the checkpoint's, see `training_config`; positions are resized to `input_size`.
 
     Raises:
-        CheckpointError: the file holds no such network that plsc_mae can build.
+        CheckpointError: the file holds no such network that plsc_mae can build, or its tensors cannot be used.
         ConfigError: the number of heads is unknown, or an option does not fit.
     """
     heads = {"num_heads": num_heads, "decoder_num_heads": decoder_num_heads}

@@ -81,11 +81,11 @@ def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | N
 
     Args:
         config: options of the run.
-        images: images that determine the range of --pixel_range auto; None ignores `auto`.
+        images: images from which the range is sampled, for --pixel_range auto or if it is unknown; None samples none.
         checkpoint: checkpoint that the run resumes, evaluates or starts from, whose values are the default.
 
     Raises:
-        ConfigError: options are malformed or contradict each other or the file of --stats.
+        ConfigError: options are malformed, do not fit the images, or contradict each other or the file of --stats.
         DataError: the file of --stats cannot be read or used.
     """
     found = choose(config, [checkpoint] if checkpoint else [], images)
@@ -130,7 +130,11 @@ def display_of(pixel_format: PixelFormat, bands: tuple[int, ...] | None) -> Disp
 
 
 def settled_format(config: TrainingConfig) -> PixelFormat:
-    """Return the pixel format of a config that `settle` returned; in other configs `auto` counts as no range."""
+    """Return the pixel format of a config that `settle` returned; in other configs `auto` counts as no range.
+
+    Raises:
+        ConfigError: the range is malformed, which `settle` rules out.
+    """
     found = None if config.pixel_range == (AUTO,) else parse(config.pixel_range)
     return PixelFormat(config.channels, tuple(config.bands or ()), found, config.tile)
 
@@ -146,11 +150,11 @@ def choose(
     Args:
         config: options of a command.
         origins: checkpoints, whose values are the defaults; earlier checkpoints take precedence.
-        images: images that determine the range of --pixel_range auto; None ignores `auto`.
+        images: images from which the range is sampled, for --pixel_range auto or if it is unknown; None samples none.
         channels: number of channels if neither options nor files give one.
 
     Raises:
-        ConfigError: options are malformed or contradict each other or the file of --stats.
+        ConfigError: options are malformed, do not fit the images, or contradict each other or the file of --stats.
         DataError: the file of --stats cannot be read or used.
     """
     check_channels(config.in_chans, config.bands, config.mean, config.std)
@@ -228,8 +232,8 @@ def _choose_range(
 ) -> PixelRange | None:
     """Return the range of the option, else that of the first source that has one; None for the default range.
 
-    An option that differs from a source is used with a warning. If no source has the channels of `pixel_format` either,
-    the range of images other than RGB is sampled from their files.
+    An option that differs from a source is used with a warning. If nothing gives a range and no source has the channels
+    of `pixel_format`, the range of images other than RGB is sampled from their files.
     """
     if given is None:
         ranges = [source.pixel_range for source in sources if source.pixel_range is not None]
@@ -253,7 +257,7 @@ def parse(values: Sequence[str] | None) -> PixelRange | None:
     """Convert two numbers as text to a range; None stays None.
 
     Raises:
-        ConfigError: there are not two numbers in ascending order.
+        ConfigError: there are not two finite numbers in ascending order.
     """
     if values is None:
         return None
@@ -311,7 +315,7 @@ def read_stats(path: str) -> Source:
         source = _source(path, content, int(content["in_chans"]))
     except OSError as error:
         raise DataError(f"cannot read {flag('stats')} {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise DataError(f"{flag('stats')} {path} was not written by `plsc-mae stats`; measure again") from None
     if (source.mean is None) != (source.std is None):
         present, absent = ("std", "mean") if source.mean is None else ("mean", "std")
@@ -328,7 +332,7 @@ def read_stats(path: str) -> Source:
 
 
 def _stored(origin: str | Path) -> Source | None:
-    """Return the pixel settings of a checkpoint, for other code bases only the channels; None if it is unreadable."""
+    """Return the pixel settings of a checkpoint, for other code bases only the channels; None if they are unknown."""
     try:
         stored = weights.read(origin)
         channels = stored_channels(stored)

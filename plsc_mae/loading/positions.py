@@ -34,7 +34,7 @@ def size_remedy() -> str:
 
 
 class PositionFit:
-    """Callback for `weights.load` that fits position tables to the grid of an encoder, and kernels to its channels.
+    """Callback for `weights.load` that fits position tables to a network's grid, and other layers to its channels.
 
     A learned table is resized. If the network's table is fixed and the file's table has computed values for another
     grid, the network keeps its table. A file's table with other values was trained, so it is resized for such a network

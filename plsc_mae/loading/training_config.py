@@ -21,7 +21,7 @@ from plsc_mae.weights.dialects import detect, find_dialect
 
 
 def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **replaced: Any) -> PretrainConfig:
-    """Return the options that a checkpoint was trained with: the stored ones, else those inferred from its tensors.
+    """Return the options that a checkpoint was trained with: those that plsc_mae stored, else inferred ones.
 
     Args:
         stored: the file as `weights.read` returns it.
@@ -61,9 +61,9 @@ def trained_eps(stored: Checkpoint) -> float | None:
 
 
 def set_final_eps(network: nn.Layer, stored: Checkpoint) -> None:
-    """Set the epsilon of the final norms of encoder and decoder, if the file is of Hugging Face, which stores it.
+    """Set the epsilon of the final norms of encoder and decoder to the one that a Hugging Face folder states.
 
-    In all other code bases it is 1e-6, also where the norms of the blocks have another epsilon.
+    Other files leave it at 1e-6, even if the norms of the blocks have another epsilon.
     """
     options = stored.meta.get("args")
     eps = options.get("final_norm_eps") if isinstance(options, dict) else None

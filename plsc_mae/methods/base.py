@@ -161,7 +161,7 @@ class Task(nn.Layer, ABC):
 
     @property
     def gathers_outputs(self) -> bool:
-        """True if every evaluation computes `metrics`, from the outputs of all images."""
+        """True if every evaluation computes `metrics`, for which it keeps the outputs of all images."""
         return False
 
     def metrics(self, outputs: npt.NDArray[np.float32], labels: npt.NDArray[Any]) -> dict[str, float]:
@@ -193,6 +193,7 @@ class Task(nn.Layer, ABC):
 
         Raises:
             ConfigError: `patch_stats` is set, but the pictures of this network have no such choice.
+            CheckpointError: a file that only pictures need cannot be used.
         """
         return {}
 
@@ -228,8 +229,9 @@ def to_pictures(
 ) -> Pictures:
     """Convert pixels [B, C, H, W] by label to pictures, uint8 [B, H, W, 3] by label.
 
-    Values outside [0, 1] are clipped. Images that are not RGB are shown as `display` says, and the hidden patches of
-    the picture `MASKED` are crossed out, because any color could be data.
+    Values outside [0, 1] are clipped. Unless there are three channels and `display` is that of 8-bit RGB, the images
+    are shown as `display` says, and the hidden patches of the picture `MASKED` are crossed out, because any color could
+    be data.
 
     Args:
         drawn: pixels by label, the original first.

@@ -106,7 +106,7 @@ class CAETask(Task):
         return self.target.trivial_losses(batches)
 
     def complete_initial_weights(self, missing: Collection[str]) -> None:
-        """Start the moving average of the encoder, if there is one, as a copy of it, unless the file has all of it."""
+        """Start the moving average of the encoder as a copy of the encoder if the file lacks any of its tensors."""
         if any(name.startswith("alignment_encoder.") for name in missing):
             self.model.start_alignment()
 
@@ -148,6 +148,7 @@ class CAETask(Task):
 
         Raises:
             ConfigError: `patch_stats` is set.
+            CheckpointError: the decoder of the tokenizer cannot be used.
         """
         if patch_stats is not None:
             raise ConfigError("--patch_stats does not apply to CAE, whose pictures need no choice of statistics")
@@ -176,7 +177,7 @@ class CAETask(Task):
         return cast(npt.NDArray[np.bool_], batch["mask"].numpy().reshape(-1, *self.model.encoder.grid))
 
     def _token_drawing(self, pixels: Tensor, tokens: Tensor) -> tuple[DrawTokens, str]:
-        """Return (function that draws tokens, its name): the dVAE's decoder if it can be loaded, else mean patches."""
+        """Return (function that draws tokens, words for the label): the dVAE's decoder if found, else mean patches."""
         model, decoder = self.model, load_decoder(self.config, self.target.num_classes)
         if decoder is not None:
             return decoder_drawing(decoder, model.encoder.grid, model.encoder.img_size), "decoded by the dVAE"
@@ -271,7 +272,7 @@ class CAE(Method[CAEConfig]):
         return task
 
     def sketch_task(self, config: CAEConfig) -> CAETask:
-        """Build the Task without its files: the tokenizer is untrained, and random targets are drawn."""
+        """Build the Task without its files: the tokenizer is untrained, and the vectors of target_mode random drawn."""
         named = dataclasses.replace(
             config, discrete_vae_type="random_init", discrete_vae_dtype="auto", target_path=None
         )
@@ -358,7 +359,7 @@ class CAE(Method[CAEConfig]):
         return Reconstruction(HiddenTokens(cast(ContextAutoencoder, network), hidden), "mask", hidden, outputs)
 
     def describe(self, stored: Checkpoint, config: CAEConfig | None) -> Description:
-        """Return the description: regressor and decoder, and the target that the stored options name."""
+        """Return the description: regressor and decoder, and the target in the stored options, by default tokens."""
         foreign_name = find_dialect(stored.dialect).foreign_name
         token = tensor_of_rank(stored.model, foreign_name("mask_token"), 3, str(stored.path))
         num_classes = self._num_classes(stored)
@@ -454,7 +455,7 @@ class CAE(Method[CAEConfig]):
 
 
 def _warn_of_idle_options(config: CAEConfig) -> None:
-    """Warn of options that are set but have no effect in combination with the others."""
+    """Warn of some options that are set but have no effect in combination with the others."""
     tokens, is_random = config.target_mode == "clusterID", config.discrete_vae_type == "random_init"
     idle = {
         "discrete_vae_weight_path": not tokens,

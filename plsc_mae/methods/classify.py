@@ -173,7 +173,7 @@ class ClassifyTask(Task):
         return layer_decay_groups(named, weight_decay, self.config.layer_decay, layer_of, depth + 2, no_decay)
 
     def after_step(self) -> None:
-        """Update the averaged weights."""
+        """Update the averaged weights, if there are any."""
         if self.average is not None:
             self.average.update()
 
@@ -204,7 +204,7 @@ class ClassifyTask(Task):
         return {"classes": list(self.class_order.names), **self.kind.state(), **average}
 
     def load_extra_state(self, stored: Checkpoint) -> None:
-        """Adopt the checkpoint's order of classes or statistics of labels, and restore averaged weights if used.
+        """Adopt the checkpoint's order of classes or statistics of labels, and with --model_ema its averaged weights.
 
         Raises:
             CheckpointError: see `Task.load_extra_state`.
@@ -250,8 +250,10 @@ class WithMixSeed:
 def train_transform(config: ClassifyConfig) -> Transform:
     """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip in linear probing.
 
+    With mixup or CutMix, the samples also have a `MIX_SEED`.
+
     Raises:
-        ConfigError: --crop_scale is set, but the images are too small to be cropped by area.
+        ConfigError: --crop_scale is set, but inputs of this size are not cropped by area; --aa is no valid policy.
     """
     size = config.image_size
     if not isinstance(config, FinetuneConfig):

@@ -36,7 +36,7 @@ class Description(NamedTuple):
 
     Attributes:
         holds: the network in words.
-        parts: sizes of every part except the encoder, `{part: {name: value}}`. A part with attention has a
+        parts: sizes of the parts behind the encoder, `{part: {name: value}}`. A part with attention has a
             "num_heads", which is None if it is unknown.
         target: the prediction target of the training.
         reconstruct_flags: flags that `plsc-mae reconstruct` needs for this file, with a leading space.
@@ -57,7 +57,8 @@ class Reconstruction(NamedTuple):
         layer: layer whose `forward(images, choice)` returns a list of tensors; images are normalized [B, C, H, W].
         choice: name of the second input: "noise", float32 [B, L], whose largest values hide their patches; or "mask",
             bool [B, L], True = hidden.
-        num_hidden: number of hidden patches of an image. Some networks refuse a "mask" that hides another number.
+        num_hidden: number of hidden patches of an image. Some networks give wrong results for a "mask" that hides
+            another number.
         outputs: name and description of every output, in order.
     """
 
@@ -76,7 +77,7 @@ class PublishedSpeed(NamedTuple):
         gpu: part of the GPU's name as the driver reports it.
         source: where the speed is published.
         options: options of the recipe; where the recipe reads files, replacements that read none.
-        small: further options, for a network of which a CPU computes an update in a fraction of a second.
+        small: further options for a network so small that a CPU computes an update in a fraction of a second.
     """
 
     recipe: str
@@ -134,10 +135,17 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def build_encoder(self, config: ConfigT) -> VisionTransformer:
-        """Build the encoder alone, with fresh weights."""
+        """Build the encoder alone, with fresh weights.
+
+        Raises:
+            ConfigError: the options name no registered network, or do not fit together.
+        """
 
     def normalize(self, config: ConfigT) -> Normalize:
-        """Return the layer that normalizes images by --mean and --std, else by ImageNet's statistics."""
+        """Return the layer that normalizes images by --mean and --std, else by ImageNet's statistics.
+
+        For other numbers of channels these are averaged, see `pixels.per_channel`.
+        """
         if config.mean is None or config.std is None:
             return Normalize.for_channels(config.channels, IMAGENET_MEAN, IMAGENET_STD)
         return Normalize.for_channels(config.channels, config.mean, config.std)
@@ -183,8 +191,8 @@ class Method(ABC, Generic[ConfigT]):
         """Infer the network's arguments from its tensors.
 
         Returns:
-            Network arguments by name. `img_size`, the numbers of heads and the sizes of a missing decoder are None if
-            the tensors do not determine them.
+            Network arguments by name. Some are None if the tensors do not determine them, such as `img_size`, numbers
+            of heads and the sizes of a missing decoder.
 
         Raises:
             CheckpointError: a part is missing, or a tensor has a shape that the network cannot have.
@@ -220,7 +228,7 @@ class Method(ABC, Generic[ConfigT]):
         """
 
     def huggingface_settings(self, network: nn.Layer) -> dict[str, Any]:
-        """Return the decoder's entries of a Hugging Face config.json; empty if Transformers lacks this network."""
+        """Return the decoder's entries of a Hugging Face config.json; if empty, the file describes an encoder only."""
         return {}
 
 
@@ -229,7 +237,7 @@ def _no_flags(_encoder: Sizes) -> str:
 
 
 def layer_scale_flag(encoder: Sizes) -> str:
-    """Return the flag of a classifier whose encoder has no layer scale, with a leading space, else ""."""
+    """Return the flag for an encoder without layer scale, with a leading space; "" for one with layer scale."""
     return "" if encoder["layer_scale"] else " --layer_scale_init_value 0"
 
 

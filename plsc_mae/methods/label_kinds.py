@@ -65,7 +65,7 @@ class LabelKind(ABC):
     @property
     @abstractmethod
     def activation(self) -> str:
-        """A line of NumPy code that computes `values` from the `logits` [K] of an image, for examples."""
+        """A line of NumPy code that computes `values` from the `logits` [K] of an image, for example.py of exports."""
 
     def fit(self, labels: npt.NDArray[Any]) -> LabelKind:
         """Adopt the statistics of a new run's training labels and return this kind; only `Numbers` has statistics."""
@@ -102,7 +102,7 @@ class LabelKind(ABC):
 
     @abstractmethod
     def predict(self, outputs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return the values and indices [B, count] of the most probable outputs, the best first."""
+        """Return values and indices [B, count] of the most probable outputs, the best first; of numbers all, [B, K]."""
 
     def describe(self, value: float) -> str:
         """Return the text of a predicted value."""
@@ -129,7 +129,7 @@ class Classes(LabelKind):
     """One class per image.
 
     Attributes:
-        smoothing: label smoothing of the loss, which a run with --smoothing sets.
+        smoothing: label smoothing of the loss, which fine-tuning sets to --smoothing.
     """
 
     task = "classification"
@@ -217,7 +217,7 @@ class LabelSets(LabelKind):
         return _defined(multilabel_metrics(outputs, labels))
 
     def chance(self, labels: npt.NDArray[Any]) -> float:
-        """Return the mean mAP of ten random rankings plus two of their standard deviations."""
+        """Return the mean mAP of ten random rankings plus two of their standard deviations; NaN without positives."""
         rng = np.random.default_rng(0)
         draws = [rng.standard_normal(labels.shape, np.float32) for _ in range(RANKINGS)]
         found = [self.metrics(draw, labels).get(self.best_metric, np.inf) for draw in draws]
@@ -237,8 +237,11 @@ class Numbers(LabelKind):
     """One or more numbers per image, which may be unknown (NaN). The network predicts them standardized.
 
     Args:
-        mean: mean [K] of the training images.
-        std: standard deviation [K] of the training images; positive.
+        mean: mean [K] of the training labels.
+        std: standard deviation [K] of the training labels; positive.
+
+    Raises:
+        ValueError: the two are no vectors of one length, or a standard deviation is not positive.
     """
 
     task = "regression"
@@ -256,6 +259,8 @@ class Numbers(LabelKind):
 
     def __init__(self, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> None:
         self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        if self.mean.ndim != 1 or self.mean.shape != self.std.shape or not (self.std > 0).all():
+            raise ValueError(f"mean {mean} and std {std} must be vectors of one length, and std positive")
 
     def fit(self, labels: npt.NDArray[Any]) -> LabelKind:
         """Adopt mean and standard deviation of training labels [n, K], and return this kind.
@@ -263,9 +268,9 @@ class Numbers(LabelKind):
         The std of a constant label is taken as 1. The values of a label that is unknown in all images are taken as 0.
         """
         known = np.where(np.isfinite(labels).any(axis=0), labels.astype(np.float64), 0.0)
-        std = np.nanstd(known, axis=0)
+        std = np.nanstd(known, axis=0).astype(np.float32)
         self.mean = np.nanmean(known, axis=0).astype(np.float32)
-        self.std = np.where(std > 0, std, 1.0).astype(np.float32)
+        self.std = np.where(std > 0, std, np.float32(1))
         return self
 
     @property

@@ -214,7 +214,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
     interpolation: Interpolation = "bicubic"
     no_decay: Collection[str] = ()
 
-    # Subclasses override the following methods for options that only some code bases have.
+    # Subclasses override the next three methods for options that only some code bases have.
 
     def switches(self, config: AutoencoderT) -> dict[str, Any]:
         """Return the network arguments for options that `AutoencoderConfig` lacks."""
@@ -305,7 +305,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return 3 * self.forward_macs(config, task)
 
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Return the arguments of `MaskedAutoencoder` that fit the tensors; the decoder's are None without one."""
+        """Return the arguments of `MaskedAutoencoder` that fit the tensors; the sizes of a missing decoder are None."""
         return autoencoder.infer_arguments(stored.model, find_dialect(stored.dialect), str(stored.path))
 
     def config_of(self, arguments: dict[str, Any]) -> AutoencoderT:
@@ -437,7 +437,7 @@ class MAE(AutoencoderMethod[MAEConfig]):
         return super().recognizes(stored) and NO_KEY_BIAS not in stored.model
 
     def switches(self, config: MAEConfig) -> dict[str, Any]:
-        """Return the arguments of LiBai's networks: eps of the norms, and trained positions."""
+        """Return the network arguments "norm_eps" and "train_positions", which differ in LiBai."""
         return {"norm_eps": config.norm_eps, "train_positions": config.train_positions}
 
 

@@ -1,7 +1,7 @@
 """Reconstruction of images with a masked autoencoder (facebookresearch/mae demo/mae_visualize.ipynb).
 
 A model trained with norm_pix_loss does not predict the mean and the standard deviation of a patch. Its pictures take
-these two from another source, which the label of the picture names.
+these two from another source, which the label of the reconstruction names.
 """
 
 from __future__ import annotations

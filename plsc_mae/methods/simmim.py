@@ -32,6 +32,7 @@ from plsc_mae.models.vit import VisionTransformer, pair, patch_grid
 from plsc_mae.optim import ParamGroup, Schedule, weight_decay_groups
 from plsc_mae.optim.timm_schedule import timm_cosine, timm_multistep
 from plsc_mae.weights.dialects import find_dialect
+from plsc_mae.weights.dialects.base import tensor_of_rank
 from plsc_mae.weights.dialects.encoder import infer_encoder
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return 3 * self.forward_macs(config, task)
 
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Return the arguments of `SimMIM` that fit the tensors of a file."""
+        """Return the arguments of `VisionTransformer` and `SimMIM` that fit the tensors of a file."""
         encoder = infer_encoder(stored.model, find_dialect(stored.dialect), str(stored.path))
         return {**encoder, "layer_scale_init_value": encoder["layer_scale"]}
 
@@ -262,10 +263,11 @@ class SimMIMMethod(Method[SimMIMConfig]):
 
     def describe(self, stored: Checkpoint, config: SimMIMConfig | None) -> Description:
         """Return the description: the head's number of outputs, and the target."""
-        bias = stored.model[find_dialect(stored.dialect).foreign_name("decoder.bias")]
+        name = find_dialect(stored.dialect).foreign_name("decoder.bias")
+        bias = tensor_of_rank(stored.model, name, 1, str(stored.path))
         return Description(
             "SimMIM: encoder with mask token, and a linear head",
-            {"decoder": {"outputs": len(bias)}},
+            {"decoder": {"outputs": None if bias is None else len(bias)}},
             "pixels of hidden patches",
         )
 

@@ -104,7 +104,7 @@ class PixelTarget(Target):
         self.in_chans, self.num_classes = in_chans, patch_size * patch_size * in_chans
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return pixels [B, L, P*P*C]; the channel changes fastest, or slowest if it is normalized separately."""
+        """Return pixels [B, L, P*P*C]; the channel changes fastest, with the kind "channel" slowest."""
         return normalize_pixels(self._patches(batch), self.kind, self.in_chans)
 
     def _patches(self, batch: Batch) -> Tensor:
@@ -121,7 +121,7 @@ class PixelTarget(Target):
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Return the losses of the fills of `analysis.trivial`.
 
-        If targets are normalized by patch, so are the fills, and "zero" is a predictor too.
+        If targets are normalized within each patch, so are the fills, and "zero" is a predictor too.
         """
         return mean_over_batches([self._trivial_losses(batch) for batch in batches])
 
@@ -145,7 +145,7 @@ class PixelTarget(Target):
             images: normalized images [B, C, H, W], whose patches have the statistics that `forward` divided out.
 
         Returns:
-            Images [B, C, H, W] in [0, 1]; predicted values outside are not clipped.
+            Images [B, C, H, W] on the scale from 0 to 1; values outside are not clipped.
         """
         source = self.normalize.denormalize(images) if self.denorm else images
         pixels = denormalize_pixels(pred, patchify(source, self.patch_size), self.kind, self.in_chans)
@@ -199,7 +199,7 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
 def load_decoder(config: CAEConfig, vocabulary: int) -> DalleDecoder | None:
     """Load the dVAE's decoder from the tokenizer's folder, for pictures.
 
-    Returns None if the targets are not tokens of a tokenizer from a file, or if `has_dalle` finds no decoder.
+    Returns None if the targets are not tokens of a tokenizer from a file, or if `has_dalle` is false for the decoder.
 
     Raises:
         CheckpointError: the file cannot be used, or has another vocabulary.

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, computed by the flash kernel where it can be used, else by matrix products.
+"""Scaled dot-product attention, computed by the flash kernel where `uses_flash` allows it, else by matrix products.
 
 B batch, M queries, N keys, D width, H heads.
 """
@@ -66,7 +66,7 @@ def uses_flash(head_dim: int, capability: tuple[int, int], *, half: bool, plain:
         head_dim: width of a head.
         capability: compute capability of the GPU, (major, minor); (0, 0) without one.
         half: True if q, k and v are float16 or bfloat16.
-        plain: True with a bias, dropout, `record_attention` or --deterministic, which all require plain products.
+        plain: True if a bias, dropout, `record_attention` or --deterministic requires plain products.
     """
     fits = head_dim <= FLASH_MAX_HEAD_DIM and head_dim % FLASH_HEAD_DIM_MULTIPLE == 0
     return half and not plain and fits and capability >= FLASH_MIN_CAPABILITY

@@ -162,6 +162,9 @@ def cae_encoder(
 
     Its position table is learned with `abs_pos_emb`, else sin-cos with the row first. `sizes` are further arguments of
     `VisionTransformer`.
+
+    Raises:
+        ConfigError: sizes that do not fit together.
     """
     return VisionTransformer(
         img_size,
@@ -187,7 +190,7 @@ class ContextAutoencoder(nn.Layer):
         depth: encoder blocks.
         num_heads: encoder heads.
         mlp_ratio: ratio of hidden width to block width in all MLPs.
-        drop_path: stochastic depth rate of the last block of each of the three stacks.
+        drop_path: stochastic depth rate of the last block of each of the three stacks, see `drop_path_rates`.
         layer_scale_init_value: initial layer scale of the encoder; 0 for no layer scale.
         abs_pos_emb: whether the encoder's position table is learned instead of the fixed sin-cos table.
         decoder_embed_dim: width D of regressor and decoder; if it is not C, a linear layer and a norm map C to D.
@@ -271,8 +274,8 @@ class ContextAutoencoder(nn.Layer):
 
         Raises:
             ValueError: the images do not have the network's number of patches, or a side is not a multiple of
-                `patch_size`; the mask does not have one entry per patch; all or no patches are hidden; the images hide
-                different numbers of patches (checked only if `num_masked` is None).
+                `patch_size`; the mask does not have one entry per patch; all or no patches are hidden, or images hide
+                different numbers of patches. `num_masked` is trusted: with it, the mask's own number is not checked.
         """
         patches = patchify(images, self.patch_size)
         require_mask_of(patches, mask)
@@ -340,10 +343,7 @@ class ContextAutoencoder(nn.Layer):
 
     @initializes
     def _initialize(self, rescale_init: bool) -> None:
-        """Set the initial values with which the original's training starts.
-
-        The constructor has already made linear layers xavier-uniform.
-        """
+        """Set the initial values; the constructor has already made linear layers xavier-uniform."""
         truncated_normal(self.encoder.patch_embed.proj.weight)
         self.encoder.patch_embed.proj.bias.zero_()
         truncated_normal(self.encoder.cls_token)

@@ -87,6 +87,8 @@ class AttentiveBlock(nn.Layer):
 class ParallelHeads(nn.Layer):
     """Copies of a head's linear layer, all behind the head's batch norm if it has one, for a sweep of learning rates.
 
+    With these as its head, an `ImageClassifier` returns a list of logits in place of logits.
+
     Args:
         head: the head of a probe, a linear layer with or without a batch norm before it.
         count: number of copies.
@@ -104,7 +106,7 @@ class ParallelHeads(nn.Layer):
             copy.set_state_dict(layer.state_dict())
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the logits [B, K] of every copy for the head's input x [B, D]."""
+        """Return a list with the logits [B, K] of each copy for the head's input x [B, D]."""
         x = self.norm(x)
         return [layer(x) for layer in self.linears]
 
@@ -128,7 +130,7 @@ class ImageClassifier(nn.Layer):
         encoder: arguments of `VisionTransformer`.
 
     Raises:
-        ConfigError: sizes that do not fit together; `fc_norm` for a probe that has a batch norm instead.
+        ConfigError: arguments that do not fit together, such as `fc_norm` for a probe that has a batch norm instead.
     """
 
     forwarded_arguments = VisionTransformer.__init__.__annotations__
@@ -196,14 +198,22 @@ class ImageClassifier(nn.Layer):
         return self.encoder.forward_features(images)
 
     def forward_macs(self) -> tuple[int, int]:
-        """Return the multiply-accumulates of one image's forward pass as (encoder, attentive blocks and head)."""
-        tokens = self.encoder.num_patches + self.encoder.num_prefix_tokens
-        behind = self.encoder.embed_dim * self.num_classes
+        """Return the multiply-accumulates of one image's forward pass as (encoder, attentive blocks and head).
+
+        The attention of the probe "attentive_no_parameter", which trains nothing, is counted with the encoder.
+        """
+        encoder = self.encoder
+        tokens = encoder.num_patches + encoder.num_prefix_tokens
+        frozen = encoder.forward_macs(tokens)
+        if self.probe == "attentive_no_parameter":
+            frozen += 2 * tokens * encoder.embed_dim
+        heads = (layer for layer in self.head.sublayers(include_self=True) if isinstance(layer, Linear))
+        trained = sum(layer.weight.size for layer in heads)
         for block in getattr(self, "attentive_blocks", ()):
             attn = block.cross_attn
-            behind += attn.q.weight.size + attn.proj.weight.size + attention_macs(attn, 1, tokens)
-            behind += tokens * (attn.k.weight.size + attn.v.weight.size)
-        return self.encoder.forward_macs(tokens), int(behind)
+            trained += attn.q.weight.size + attn.proj.weight.size + attention_macs(attn, 1, tokens)
+            trained += tokens * (attn.k.weight.size + attn.v.weight.size)
+        return frozen, int(trained)
 
     @paddle.no_grad()
     def reorder_outputs(self, order: Sequence[int]) -> None:
@@ -244,7 +254,7 @@ class ImageClassifier(nn.Layer):
 
     @initializes
     def _initialize(self, init_scale: float, rescale_init: bool) -> None:
-        """Initialize all linear layers; the encoder's are replaced when a checkpoint is loaded."""
+        """Initialize the weights of all linear layers."""
         normal = nn.initializer.Normal(std=INIT_STD)
         for layer in self.sublayers():
             if isinstance(layer, Linear):

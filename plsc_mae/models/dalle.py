@@ -39,7 +39,7 @@ def unmap_pixels(pixels: Tensor) -> Tensor:
 
 
 class Conv2D(nn.Layer):
-    """A frozen convolution of stride 1 that keeps the image size; weights are zero until they are loaded.
+    """A frozen convolution of stride 1 that keeps the image size; its parameters are zero until they are filled.
 
     The weights are stored in the dtype of the computation, so a forward pass converts only its input.
     """
@@ -114,7 +114,7 @@ def _make_blocks(
 
 
 class _DalleNetwork(nn.Layer):
-    """The common part of encoder and decoder, which differ in sizes and in the resizing between groups."""
+    """The common part of encoder and decoder."""
 
     blocks: nn.Sequential
 
@@ -154,7 +154,7 @@ class _DalleNetwork(nn.Layer):
         return network
 
     def _groups_and_output(self, x: Tensor, resize: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return the result of the groups, with `resize` between them, and of the output convolution."""
+        """Apply the groups of blocks, with `resize` between them, then the output convolution."""
         for i in range(1, GROUPS + 1):
             x = self.blocks[f"group_{i}"](x)
             if i < GROUPS:
@@ -344,5 +344,5 @@ def _resolve_dtype(compute_dtype: ComputeDtype) -> str:
 
 
 def _chunks(batch: Tensor) -> list[Tensor]:
-    """Split a batch on CPU into single samples, whose activations fit into the cache; keep it whole on GPU."""
+    """Split a batch on CPU into single samples, which is faster there; keep it whole on other devices."""
     return batch.split(batch.shape[0]) if on_cpu(batch) else [batch]

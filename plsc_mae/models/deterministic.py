@@ -29,7 +29,7 @@ def choose_kernels(*, deterministic: bool) -> None:
     """Choose GPU kernels that repeat their bits, or the fast ones, until the next call.
 
     Deterministic kernels need FLAGS, a fixed workspace of cuBLAS, and plain products instead of flash attention, whose
-    backward pass adds atomically. Without `deterministic`, Paddle's flags have the values of the user's environment.
+    backward pass adds atomically. Without `deterministic`, Paddle's flags keep or regain their original values.
 
     Must be called before the first matrix product on a GPU, because cuBLAS reads its variable then.
     """
@@ -44,7 +44,7 @@ def choose_kernels(*, deterministic: bool) -> None:
 
 
 def are_deterministic() -> bool:
-    """Return whether `choose_kernels` has chosen deterministic kernels."""
+    """Return whether the last call of `choose_kernels` chose deterministic kernels."""
     return _deterministic
 
 

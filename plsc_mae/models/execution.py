@@ -1,4 +1,4 @@
-"""Device of a tensor's operations, for eager tensors and for variables of a program that `paddle.jit` traces.
+"""Device and memory of eager tensors and of variables of a program that `paddle.jit` traces.
 
 Code that may be traced uses neither `super()` nor `x.size`, which Paddle 2.6 cannot trace; `0 in x.shape` works.
 """

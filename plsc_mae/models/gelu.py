@@ -40,7 +40,7 @@ class _CPUGELU(paddle.autograd.PyLayer):
     """The GELU of a float32 tensor on a CPU. Like Paddle's operator, it saves its input only."""
 
     @staticmethod
-    @np.errstate(all="ignore")  # NaN and infinities pass through, as in Paddle's operator
+    @np.errstate(all="ignore")  # NaN and infinities cause no warnings, as in Paddle's operator
     def forward(ctx: Any, x: Tensor) -> Tensor:
         """Return x * Phi(x)."""
         x = x.contiguous()
@@ -94,7 +94,7 @@ def _parts(*tensors: Tensor) -> Iterator[tuple[Floats, ...]]:
 
 @functools.cache
 def _mkl() -> ctypes.CDLL | None:
-    """Return MKL's library of vector functions; None if this Paddle ships none."""
+    """Return MKL's library of vector functions, or None if Paddle ships none or it cannot be loaded."""
     try:
         library = ctypes.CDLL(str(Path(paddle.__file__).parent / "libs" / "libmklml_intel.so"))
         for name in ("vmsErf", "vmsExp"):

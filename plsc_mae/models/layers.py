@@ -139,9 +139,9 @@ def only_declared(layer: nn.Layer) -> bool:
 
 
 def initializes(method: Callable[..., None]) -> Callable[..., None]:
-    """Return a method that fills parameters without recording gradients.
+    """Wrap a method that fills parameters, so that no gradients are recorded.
 
-    It does nothing if any parameter of the network has no values yet, see `only_declared`.
+    The wrapped method does nothing if any parameter of the network has no values yet, see `only_declared`.
     """
 
     @functools.wraps(method)
@@ -386,7 +386,7 @@ def _constant_ones(batch: int, dtype: Any, place: str) -> Tensor:
 
 
 class DropPath(nn.Layer):
-    """Stochastic depth: sets a residual branch to zero for random samples, scales up the rest (Huang et al. 2016)."""
+    """Stochastic depth: zeroes a residual branch for random samples and scales up the others (Huang et al. 2016)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

@@ -162,10 +162,10 @@ class MaskedAutoencoder(nn.Layer):
         depth: number of encoder blocks.
         num_heads: encoder heads.
         mlp_ratio: ratio of hidden width to block width in all MLPs.
-        drop_path: stochastic depth rate of the last encoder block.
+        drop_path: stochastic depth rate of the last encoder block, see `drop_path_rates`.
         decoder_embed_dim: decoder width.
         decoder_depth: number of decoder blocks.
-        decoder_num_heads: decoder heads; None for heads of width 64 (MAE-priv).
+        decoder_num_heads: decoder heads; None for one head per 64 channels, at least one (MAE-priv).
         norm_pix_loss: whether every target patch is normalized by its own statistics.
         class_token: whether the encoder has a class token.
         decoder_class_token: whether the decoder gets the encoder's class token.
@@ -179,7 +179,7 @@ class MaskedAutoencoder(nn.Layer):
         round_down: whether the number of visible or of hidden patches is rounded down, see `masking.num_visible`.
         pixel_mean: mean of each channel; targets are then made of images * std + mean, the pixels before the images
             were normalized. None for targets made of the normalized images.
-        pixel_std: standard deviation of each channel, required with `pixel_mean`.
+        pixel_std: standard deviation of each channel; without it `pixel_mean` has no effect.
         torch_init: initialize patch embedding and bridge by PyTorch's default, and tokens from a normal distribution
             truncated at one standard deviation (MAE-priv, MAE-pytorch). The default is facebookresearch/mae's.
 
@@ -359,9 +359,9 @@ class MaskedAutoencoder(nn.Layer):
 
     @initializes
     def _initialize_as_torch(self) -> None:
-        """Initialize patch embedding and bridge by PyTorch's default, U(-b, b) with b = fan_in**-0.5, biases too.
+        """Initialize patch embedding, bridge and tokens as `torch_init` says.
 
-        Class token and mask token come from a truncated normal distribution.
+        PyTorch's default is U(-b, b) with b = fan_in**-0.5 for weights and biases.
         """
         proj, bridge = self.encoder.patch_embed.proj, self.decoder.embed
         for layer, inputs in ((proj, math.prod(proj.weight.shape[1:])), (bridge, bridge.weight.shape[0])):

@@ -45,7 +45,7 @@ class _CPULayerNorm(paddle.autograd.PyLayer):
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
     @staticmethod
-    @np.errstate(all="ignore")  # NaN and infinities propagate, as in Paddle's operator
+    @np.errstate(all="ignore")  # NaN and infinities cause no warnings, as in Paddle's operator
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, weight and bias; Paddle requires None for a frozen one."""
         x, weight = ctx.saved_tensor()
@@ -87,7 +87,7 @@ def _normalize(x: Floats, eps: float) -> tuple[Floats, Floats]:
 
 
 def _input_gradient(g: Floats, normalized: Floats, inverse_std: Floats, out: Floats) -> None:
-    """Write the gradient of the rows [n, D] to `out`, given `g`, that of the normalized rows.
+    """Write the gradient of the rows [n, D] to `out`; `g` is the gradient of the normalized rows.
 
     `g` and `normalized` are overwritten.
     """

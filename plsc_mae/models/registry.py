@@ -244,7 +244,7 @@ def _of_networks(network: str) -> list[str]:
 
 
 def _hint(name: str, candidates: Iterable[str]) -> str:
-    """Return the end of a message about an unknown model name: the nearest candidates, else all of them."""
+    """Return the end of a message that refuses a model name: the nearest candidates, else all of them."""
     near = nearest_models(name, candidates)
     if near:
         return f"; did you mean {' or '.join(near)}?"
@@ -280,7 +280,7 @@ def _words(name: str) -> set[str]:
 
 
 def arguments_of(name: str, dialect: str = "", **overrides: Any) -> dict[str, Any]:
-    """Return the constructor arguments of a registered network; overrides that are not None replace them.
+    """Return the constructor arguments of a registered network, updated by the overrides that are not None.
 
     Raises:
         ConfigError: the name is not registered, or the dialect has no such network.
@@ -294,8 +294,8 @@ def create_model(name: str, *, dialect: str = "", **overrides: Any) -> nn.Layer:
 
     Args:
         name: a registered name, see `list_models`.
-        dialect: the code base, "mae_pytorch" or "mae_priv", for names that both use; "" for the name's default.
-        overrides: constructor arguments that replace the variant's; those that are None are ignored.
+        dialect: the code base, "mae_pytorch" or "mae_priv", for names of these two; "" for the name's default.
+        overrides: further constructor arguments, which replace the variant's; those that are None are ignored.
 
     Raises:
         ConfigError: an unknown name, dialect or argument, or arguments that do not fit together.

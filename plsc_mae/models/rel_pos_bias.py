@@ -60,7 +60,7 @@ def resize_relative_positions(table: FloatArray, old: tuple[int, int], new: tupl
 
     Args:
         table: bias table of the old grid.
-        old: rows and columns of patches of the old grid, at least 3 each.
+        old: rows and columns of patches of the old grid; at least 3 where the number changes.
         new: rows and columns of patches of the new grid.
     """
     if old == new:

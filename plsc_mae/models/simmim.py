@@ -83,7 +83,7 @@ class SimMIM(nn.Layer):
         depth: number of blocks.
         num_heads: attention heads.
         mlp_ratio: ratio of the MLPs' hidden width to D.
-        drop_path: stochastic depth rate of the last block.
+        drop_path: stochastic depth rate of the last block, see `drop_path_rates`.
         layer_scale_init_value: initial layer scale; 0 for no layer scale.
 
     Raises:

@@ -67,7 +67,11 @@ def token_parameter(layer: nn.Layer, dim: int, count: int = 1) -> Tensor:
 def fixed_table(
     dim: int, grid: tuple[int, int], *, positions: Positions = "column first", class_token: bool = True
 ) -> Tensor:
-    """Return a fixed position table, float32 [1, 1 + L, D], or [1, L, D] without a class token."""
+    """Return a fixed position table, float32 [1, 1 + L, D], or [1, L, D] without a class token.
+
+    Raises:
+        ValueError: `dim` is not a multiple of 4, except for "sinusoid", which accepts any.
+    """
     if positions == "sinusoid":
         table = sinusoid_1d(dim, grid[0] * grid[1], class_token=class_token)
     else:
@@ -80,8 +84,8 @@ def set_positions(
 ) -> None:
     """Set `pos_embed` of a layer to a table [1, T + L, D], a parameter if learned, else a buffer; None for "none".
 
-    T = `num_prefix_tokens` is the number of tokens before the patches that have a row in the table. A fixed table has
-    at most one such row, of zeros.
+    T = `num_prefix_tokens` is the number of tokens before the patches that have a row in the table. For a fixed table
+    it must be 0 or 1; the row consists of zeros.
     """
     if positions == "none":
         layer.pos_embed = None
@@ -114,7 +118,7 @@ class VisionTransformer(nn.Layer):
         mlp_ratio: ratio of the MLP's hidden width to D.
         drop_path: stochastic depth rate of the last block, see `drop_path_rates`.
         layer_scale: initial value of the layer scales; 0 for no layer scale.
-        k_bias: whether keys have a bias; MAE has one, BEiT and CAE have none.
+        k_bias: whether keys have a bias; those of BEiT and CAE have none.
         positions: kind of position table: sin-cos with the column first (MAE) or the row first (CAE, MAE-priv), the
             one-dimensional sinusoid (MAE-pytorch, not saved), learned, or none.
         relative_positions: relative position biases, one per block, one shared by all, or none. With them the encoder
@@ -188,7 +192,11 @@ class VisionTransformer(nn.Layer):
         return self.grid[0] * self.grid[1]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Encode whole images, without a mask: [B, C, H, W] -> [B, T + L, D], T = `num_prefix_tokens`."""
+        """Encode whole images, without a mask: [B, C, H, W] -> [B, T + L, D], T = `num_prefix_tokens`.
+
+        Raises:
+            ValueError: a side of the images is not a multiple of P, or the number of patches is not the network's.
+        """
         return self.encode(patchify(images, self.patch_size))
 
     def forward_layers(self, images: Tensor) -> list[Tensor]:
@@ -210,7 +218,8 @@ class VisionTransformer(nn.Layer):
             ids_keep: int64 [B, K], the patches to encode, in this order; None for all. Other patches are not embedded.
 
         Returns:
-            Tokens [B, T + K, D] after the final norm: class token, register tokens, patches. T = `num_prefix_tokens`.
+            Tokens [B, T + K, D] after the final norm, if there is one: class token, register tokens, patches. T is
+            `num_prefix_tokens`.
 
         Raises:
             ValueError: the number of patches is not the network's.
@@ -250,7 +259,7 @@ class VisionTransformer(nn.Layer):
         return dropout(tokens, self.drop_rate if self.training else 0.0)
 
     def _prefix_tokens(self) -> list[Tensor]:
-        """Return those that exist of class token [1, 1, D] and registers [1, R, D], plus their positions, if any."""
+        """Return class token [1, 1, D] and registers [1, R, D], those that exist, with the positions that they have."""
         tokens, first = [], 0
         for token in (self.cls_token, self.register_tokens):
             if token is not None:

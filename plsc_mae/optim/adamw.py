@@ -34,7 +34,7 @@ class FusedAdamW(paddle.optimizer.AdamW):
             self._update_together(settings, pairs)
 
     def _append_optimize_op(self, _block: Any, param_and_grad: dict[str, Any]) -> None:
-        """Collect a parameter and its gradient for `step`; the base class calls this for each parameter."""
+        """Collect a parameter and its gradient for `step`; the base class would update the parameter here."""
         param, grad = self._update_param_group(param_and_grad)
         settings = _Settings(param.optimize_attr["learning_rate"], self._weight_decay, param.dtype)
         self._collected.setdefault(settings, []).append((param, grad))

@@ -14,7 +14,7 @@ from plsc_mae.optim.sgd import build_sgd
 
 
 class NullOptimizer:
-    """Optimizer that does nothing, for a process without trainable parameters such as a frozen pipeline stage."""
+    """Optimizer without parameters, for a process that has none to train, such as a frozen pipeline stage."""
 
     def __init__(self) -> None:
         self._param_groups: list[dict[str, Any]] = []

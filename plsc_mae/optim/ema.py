@@ -1,4 +1,4 @@
-"""Exponential moving average of a network's weights, for use during evaluation."""
+"""Exponential moving average of a network's weights."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from plsc_mae.parallel.tensor import my_part, shards_of
 
 
 class WeightAverage:
-    """Exponential moving average of a network's state in float32 (timm 0.3.2 `ModelEma`).
+    """Exponential moving average of a network's `state_dict`, in float32 (timm 0.3.2 `ModelEma`).
 
-    The average starts as a copy of the network. Buffers are averaged like parameters. Entries that are not
+    The average starts as a copy of the network. Buffers of the state are averaged like parameters. Entries that are not
     floating-point are copied from the network.
 
     Args:
@@ -57,6 +57,8 @@ class WeightAverage:
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
         """Restore the average from `state`, whole arrays by name; of a sharded parameter, take this process's part.
+
+        Entries that the network lacks are ignored.
 
         Raises:
             CheckpointError: an entry is missing or has another shape.

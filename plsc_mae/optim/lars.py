@@ -1,4 +1,4 @@
-"""LARS (You et al. 2017), used for linear probing."""
+"""LARS: layer-wise adaptive rate scaling (You et al. 2017)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRUST_COEFFICIENT = 0.001
 class LARS(SGD):
     """SGD with momentum that scales gradients to the norms of their parameters.
 
-    The scale is `trust_coefficient * |param| / |grad|` with the exceptions of `rule`, and 1 if one of the norms is 0.
+    The scale is `trust_coefficient * |param| / |grad|`, with the exceptions of `rule`; it is 1 if a norm is 0.
     The learning rate is not part of the velocity.
 
     Args:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor
 
-# Tokens and position embedding, of an encoder and of a classifier (facebookresearch/mae, Atten4Vis/CAE).
+# Names of tokens and position embedding in an encoder, and in a classifier with an encoder. facebookresearch/mae and
+# Atten4Vis/CAE, which have no register tokens, do not decay them in fine-tuning.
 _TOKENS = ("cls_token", "pos_embed", "register_tokens")
 VIT_NO_DECAY = frozenset((*_TOKENS, *(f"encoder.{name}" for name in _TOKENS)))
 
@@ -40,7 +41,7 @@ def weight_decay_groups(
 
     The group without decay comes first; an empty group is left out. One-dimensional parameters, biases and parameters
     whose exact names are in `no_decay` are not decayed. Class and mask tokens have three dimensions, so they are
-    decayed unless they are named; facebookresearch/mae decays them.
+    decayed unless `no_decay` names them; facebookresearch/mae decays them in pre-training.
     """
     groups = (ParamGroup([], [], 0.0), ParamGroup([], [], weight_decay))
     for name, param in named_params:
@@ -105,7 +106,7 @@ def paddle_groups(groups: Iterable[ParamGroup]) -> list[dict[str, Any]]:
 
 
 def set_weight_decay(optimizer: paddle.optimizer.Optimizer, groups: Sequence[ParamGroup], weight_decay: float) -> None:
-    """Set the weight decay of the optimizer's groups, except for groups whose weight decay is 0.
+    """Set the weight decay of the optimizer's groups, except for groups that were built with weight decay 0.
 
     Args:
         optimizer: optimizer that was built for `groups`.

@@ -20,9 +20,9 @@ def timm_multistep(
     """Return a schedule with linear warm-up, then a learning rate that is multiplied by `factor` at each milestone.
 
     Args:
-        lr: learning rate after the warm-up.
+        lr: learning rate that the warm-up approaches, and that is multiplied by `factor`.
         warmup_lr: learning rate at the start of the warm-up.
-        warmup_updates: length of the warm-up in iterations.
+        warmup_updates: length of the warm-up in updates.
         milestones: iterations, in ascending order, at which the learning rate is multiplied by `factor`.
         factor: factor of the learning rate per milestone.
         weight_decay: constant weight decay.

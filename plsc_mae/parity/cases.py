@@ -79,11 +79,11 @@ class Case(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def outputs(self) -> dict[str, Tensor]:
-        """Run the network on the batch and return its outputs and losses, except blocks, by the oracle's names."""
+        """Run the network on the batch and return its losses and outputs by name, without the outputs of its blocks."""
 
     @abstractmethod
     def loss(self) -> Tensor:
-        """Return the loss of the batch, computed as in training."""
+        """Return the loss of the batch, computed as in training apart from `remark`."""
 
     @abstractmethod
     def oracle(self, parameters: dict[str, Array]) -> dict[str, Array]:
@@ -121,7 +121,7 @@ class Case(ABC, Generic[ConfigT]):
         return {name: value.numpy().astype(np.float64) for name, value in self.model.state_dict().items()}
 
     def layers(self) -> dict[str, NumPy]:
-        """Run the network and return the outputs of its blocks and of `outputs` in float32, by the oracle's names."""
+        """Run the network and return the tensors of `recorded_blocks` and `outputs` in float32, by name."""
         with paddle.no_grad(), autocast(self.precision), recorded_blocks(self.model) as blocks:
             outputs = self.outputs()
         return {name: value.astype("float32").numpy() for name, value in {**blocks, **outputs}.items()}

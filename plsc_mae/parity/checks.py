@@ -16,8 +16,8 @@ ORACLE = "the float64 oracle"
 # In float64, gradients that are zero in exact arithmetic, such as those of key biases, stay below this fraction of the
 # largest gradient.
 ZERO = 1e-12
-# The tolerance of updated weights is larger by this factor: AdamW moves a weight by the full rate even if its gradient
-# is as small as the rounding error, which can have either sign.
+# Against an original, the tolerance of updated weights is larger by this factor: AdamW moves a weight by the full rate
+# even if its gradient is as small as the rounding error, which can have either sign.
 MOVEMENT_FACTOR = 100
 DIRECTIONS = 2
 DIFFERENCE_STEP = 1e-5  # central differences: truncation error about 1e-10, rounding error about 1e-11 in float64
@@ -28,13 +28,16 @@ NORM_FLOOR = 1e-3
 def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Comparison:
     """Return the comparison of a case with the oracle: its layers, then gradients and updates of a small network.
 
-    The small network has the options of the case.
+    The small network has the options of the case apart from its sizes, random weights, and runs in float32.
 
     Args:
         case: the network, its weights and a batch.
         steps: number of optimizer updates.
         tolerance: upper limit of relative differences.
         seed: seed of the small network and of the directions of its derivatives.
+
+    Raises:
+        ConfigError: see `small_case`.
     """
     layers = differences(case.layers(), case.oracle(case.parameters()), tolerance)
     note = f"Outputs of every layer and the loss, for {len(case.batch['images'])} images."

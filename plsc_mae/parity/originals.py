@@ -100,7 +100,7 @@ def _run(command: list[str], original: Original) -> None:
     paths = [str(Path(plsc_mae.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     try:
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:
         raise ConfigError(
             f"--python {command[0]}: {error.strerror}; expected an interpreter that has torch installed"

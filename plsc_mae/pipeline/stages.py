@@ -115,7 +115,7 @@ def keep_stage(model: ImageClassifier, line: Line, blocks: range) -> None:
 
 
 def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
-    """Return the block indices of each stage, balanced by multiply-accumulates: plans cannot measure times.
+    """Return the block indices of each stage, balanced by multiply-accumulates, for networks that are not run.
 
     Raises:
         ConfigError: there are more stages than blocks.
@@ -124,9 +124,9 @@ def stages_by_operations(model: ImageClassifier, stages: int) -> list[range]:
     check_stages(stages, len(encoder.blocks))
     tokens = encoder.num_patches + encoder.num_prefix_tokens
     costs = [block.macs(tokens) for block in encoder.blocks]
-    whole, head = model.forward_macs()
+    whole = encoder.forward_macs(tokens)
     costs[0] += whole - sum(costs)
-    costs[-1] += head
+    costs[-1] += sum(model.forward_macs()) - whole
     return balanced_stages(costs, stages)
 
 

@@ -31,7 +31,8 @@ class Conditions(NamedTuple):
         low: bytes per number in matrix products, 2 in mixed precision and 4 otherwise.
         capability: compute capability of the GPUs, which decides on the flash kernel; (0, 0) rules the kernel out.
         tensor_parallel: number of processes that share the heads and hidden columns of every block.
-        recompute: whether trained blocks keep only their input and are computed again in the backward pass.
+        recompute: whether trained blocks that are `Recomputable` keep only their input, from which the backward pass
+            computes them again.
     """
 
     batch: int
@@ -137,7 +138,7 @@ def _mlp(_layer: nn.Layer, hidden: int, width: int, stack: Stack, conditions: Co
 
 
 def _scalings(block: nn.Layer) -> int:
-    """Return the number of scaled outputs that autograd keeps: two for layer scale, two for stochastic depth."""
+    """Return the number of scaled outputs that autograd keeps: two with layer scale, and two with stochastic depth."""
     drop_path = getattr(block, "drop_path", None)
     scaled = getattr(block, "gamma_1", None) is not None
     return 2 * (scaled + (drop_path is not None and drop_path.rate > 0))

@@ -92,6 +92,7 @@ def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, capability
     Raises:
         ConfigError: the devices cannot be divided into groups, tensor parallelism does not support the network, or
             the sharding stage is not supported.
+        TypeError: the task has no memory outline.
     """
     layout, low, gpu = Layout.of(config, devices), precision_bytes(config), config.device != "cpu"
     check_divisible(sketch.task.model, layout.tensor)

@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import paddle
 
-from plsc_mae.config import ClassifyConfig, PretrainConfig, TrainingConfig
+from plsc_mae.config import ClassifyConfig, LinprobeConfig, PretrainConfig, TrainingConfig
 from plsc_mae.data.random_images import random_batch
 from plsc_mae.loading import pixel_settings
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize, train_transform
+from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.deterministic import choose_kernels
 from plsc_mae.optim import Rates
 from plsc_mae.parallel.world import World
@@ -29,8 +30,8 @@ class MemoryPeak(NamedTuple):
     """Peak memory in bytes.
 
     Attributes:
-        allocated: peak of Paddle's allocator.
-        resident: growth of the process's resident memory from before the network is built to the peak; None on GPU.
+        allocated: peak of Paddle's allocator since the start of the process.
+        resident: peak of the process's resident memory less its size before the network is built; None on GPU.
     """
 
     allocated: int
@@ -38,7 +39,7 @@ class MemoryPeak(NamedTuple):
 
 
 def measure(config: TrainingConfig) -> MemoryPeak:
-    """Run `UPDATES` updates with the options of `config` in this process and return the peak memory.
+    """Run `UPDATES` updates of the network of `config` in this process and return the peak memory.
 
     Raises:
         UserError: the options or a file that the network needs cannot be used.
@@ -57,7 +58,7 @@ def measure(config: TrainingConfig) -> MemoryPeak:
 
 
 def run_updates(stepper: Stepper, batch: Batch, config: TrainingConfig, updates: int = UPDATES) -> None:
-    """Run `updates` updates; each accumulates the gradients of the same batch --accum_iter times."""
+    """Run `updates` updates; each accumulates the gradients of `batch` --accum_iter times."""
     stepper.set_rates(Rates(LEARNING_RATE, config.weight_decay))
     stepper.task.train()
     for _ in range(updates):
@@ -68,7 +69,7 @@ def run_updates(stepper: Stepper, batch: Batch, config: TrainingConfig, updates:
 
 
 def random_training_batch(config: TrainingConfig) -> Batch:
-    """Return a batch of random images, with labels for classifiers, transformed as in training with `config`.
+    """Return a batch of random images, transformed as in training with `config`; for classifiers, all of class 0.
 
     Raises:
         ConfigError: options of the pixels or of the augmentation are invalid.
@@ -92,7 +93,10 @@ def _build_task(config: TrainingConfig) -> Task:
         return load_method(config.method).build_task(config)
     assert isinstance(config, ClassifyConfig)
     classes = config.nb_classes or IMAGENET_CLASSES
-    return ClassifyTask(build_classifier(config, classes), build_normalize(config), config, classes)
+    model, normalize = build_classifier(config, classes), build_normalize(config)
+    if isinstance(config, LinprobeConfig) and config.lr_sweep:
+        return SweepTask(model, normalize, config, classes)
+    return ClassifyTask(model, normalize, config, classes)
 
 
 def _resident_bytes() -> int:

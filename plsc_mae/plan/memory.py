@@ -134,8 +134,8 @@ def moments(memory: PassMemory, parameters: Parameters, states: States, in_fligh
     """Yield the memory in use at each moment of an optimizer step; the arguments are those of `peak`.
 
     The moments are the preparation of the batch, the end of the forward pass, the backward pass of each block that has
-    one, from the last to the first, and the update. Gradients of parameters outside of blocks count from the first of
-    these backward passes on.
+    one, from the last to the first, and the update. Gradients that are not in memory all the time count from the
+    backward pass of their block on, those of parameters outside of blocks from the first of these passes on.
     """
     trained, outline = parameters.trained, memory.outline
     gradients = states.share(2, states.gradient * trained)

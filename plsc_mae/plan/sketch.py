@@ -1,4 +1,4 @@
-"""Tasks whose networks have shapes but no weights, so that their cost is counted without memory or time for weights."""
+"""Tasks without weights, for plans: the shapes of a network determine its cost."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ class Sketch(NamedTuple):
 def sketch(config: TrainingConfig) -> Sketch:
     """Return the task of a config without weights, and the number of its operations; no file is read.
 
+    A classifier has 1000 outputs if --nb_classes is not set.
+
     Raises:
         ConfigError: the options name no network, or do not fit together.
     """
@@ -72,7 +74,7 @@ def _classify_task(config: ClassifyConfig) -> ClassifyTask:
 
 
 def _pipeline_stages(config: ClassifyConfig) -> tuple[ClassifyTask, ...]:
-    """Build the task of each pipeline stage, an empty tuple without a pipeline.
+    """Return the task of each pipeline stage; () without a pipeline.
 
     Blocks are divided by their number of operations; a run divides them by measured seconds.
     """

@@ -122,7 +122,7 @@ def load(
         ConfigError: the dialect is unknown.
         CheckpointError: the file cannot be read or used, no dialect recognizes the tensors, a tensor has another shape,
             no tensor matches, a tensor to load does not have a floating-point type, or a value to load is not finite
-            (unless `source.any_values`).
+            (not checked by `dry_run`, or if `source.any_values`).
     """
     if isinstance(source, (str, Path)):
         source = read_network(source)
@@ -224,7 +224,7 @@ def _decode(rules: Dialect, tensors: Tensors, heads: NumHeads, where: str) -> Te
         return rules.decode(tensors, heads)
     except UserError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{where}: the shapes of its tensors fit no network of dialect '{rules.name}': {error}"
         ) from None
@@ -289,7 +289,7 @@ def save(model: nn.Layer, path: str | Path, dialect: str = "plsc_mae") -> None:
 
 
 def _fits(model: nn.Layer, rules: Dialect, prefix: str) -> bool:
-    """Return True if a dialect can represent all tensors of the network."""
+    """Return True if a dialect can represent the network."""
     names = [rules.foreign_name(prefix + name) for name in model.state_dict()]
     encoder = model if prefix else getattr(model, "encoder", None)
     rows = getattr(encoder, "prefix_positions", 1)  # of the position table, before those of the patches
@@ -311,7 +311,7 @@ def _heads_of(model: nn.Layer, rules: Dialect, prefix: str) -> NumHeads:
 
 
 def linear_weights(model: nn.Layer) -> set[str]:
-    """Return the names of the weights of linear layers, which other frameworks store transposed."""
+    """Return the names of the weights of linear layers, which torch stores transposed."""
     layers = model.named_sublayers(include_self=True)
     return {f"{name}.weight".lstrip(".") for name, layer in layers if isinstance(layer, nn.Linear)}
 

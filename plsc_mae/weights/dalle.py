@@ -56,10 +56,12 @@ def read_dalle(path: str | Path, part: Part) -> dict[str, Array]:
 
 
 def find_dalle(path: str | Path, part: Part) -> Path:
-    """Return the file of one part: `path` itself if it is a file, else the file in it with the part in its name.
+    """Return the file of one part: `path` itself if it is a file, else the matching one in the folder.
+
+    Of the files in the folder, one with a published name wins over others with the part in their name.
 
     Raises:
-        CheckpointError: no file or more than one file matches.
+        CheckpointError: the folder cannot be read, or no file or more than one file matches.
     """
     path = Path(path)
     if path.is_file():
@@ -81,6 +83,9 @@ def has_dalle(path: str | Path, part: Part) -> bool:
     """Return True if the names alone determine the file of the part: `path` itself, or one file in the folder `path`.
 
     Of several matching files in a folder, one with a published name is chosen. No file is read.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
     """
     return len(_candidates(Path(path), part)) == 1
 
@@ -102,8 +107,11 @@ def _published_names(part: Part) -> list[str]:
 
 
 def _candidates(path: Path, part: Part) -> list[Path]:
-    """Return the files in `path`, or `path` itself, with the part in their name; a published name excludes others."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    """Return the files in the folder `path`, or `path` itself, that match by name; a published name excludes others."""
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}; check the permissions") from None
     for name in _published_names(part):
         if path / name in files:
             return [path / name]

@@ -38,8 +38,8 @@ class Difference:
         only_b: names that are missing in the first table.
         other_shapes: both shapes of each tensor whose shapes differ.
         identical: names of tensors with the same type and the same bits.
-        compared: the other tensors of equal shapes, the largest difference first. A difference of 0 means that only
-            types, signs of zeros or bits of NaNs differ.
+        compared: the other tensors of equal shapes, the largest difference first. Among floating-point tensors, a
+            difference of 0 means that only types, signs of zeros or bits of NaNs differ.
     """
 
     only_a: list[str]

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 MIRROR = "PLSC_MAE_MIRROR"  # environment variable with the address that replaces https://HOST of every URL
 CHUNK = 1 << 20
 MAX_PAUSE = 30.0  # seconds
+# Headers of a response; Python refuses to convert thousands of digits.
+LENGTH = re.compile(r"[0-9]{1,18}")
+CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)")
 # HTTP statuses of temporary errors: timeout, too many requests, and failures of the server.
 PASSING = {408, 429, 500, 502, 503, 504}
 
@@ -102,16 +105,18 @@ def fetch(
         pause: function that sleeps for a number of seconds between two attempts.
 
     Raises:
-        ConfigError: the address is not http or https.
+        ConfigError: the address, or that of the mirror, is not a URL of http or https.
         CheckpointError: the file cannot be downloaded or written, or fails the verification; or NAME.partial exists and
             was not written by this function.
     """
     path = Path(path)
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, it is False for a name that is too long
         return _checked(path, path, checksum, size, downloaded=False)
-    url = mirrored(url, os.environ.get(MIRROR, ""))
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ConfigError(f"cannot fetch {url}: expected a URL that starts with https:// or http://")
+    mirror = os.environ.get(MIRROR, "")
+    for address in (url, mirror or url):
+        if not _is_web(address):
+            raise ConfigError(f"cannot fetch {address}: expected a URL that starts with https:// or http://")
+    url = mirrored(url, mirror)
     partial = path.with_name(f"{path.name}.partial")
     if _size(partial) and not _notes(partial).exists():
         raise CheckpointError(f"{partial} exists and was not downloaded by this command; move it, or remove it")
@@ -147,6 +152,14 @@ def mirrored(url: str, mirror: str) -> str:
         return url
     base, parts = urlsplit(mirror), urlsplit(url)
     return urlunsplit((base.scheme, base.netloc, base.path.rstrip("/") + parts.path, parts.query, ""))
+
+
+def _is_web(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # the host name is malformed
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 # ------------------------------------------------------------------------------------------------ the connection
@@ -217,10 +230,7 @@ def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Res
 
 
 def _answer(url: str, response: requests.Response, have: int, version: _Version) -> _Answer | None:
-    """Return the response to a request for the bytes from `have` on as an _Answer.
-
-    The result is None if the response is a part that does not continue the partial file of this `version`.
-    """
+    """Return the `_Answer` of a response; None for a part that does not continue the `have` bytes of this `version`."""
     status, headers = response.status_code, response.headers
     if status >= HTTPStatus.BAD_REQUEST:
         response.close()
@@ -232,8 +242,8 @@ def _answer(url: str, response: requests.Response, have: int, version: _Version)
     validator = tag if tag.startswith('"') else headers.get("Last-Modified", "")
     if status != HTTPStatus.PARTIAL_CONTENT:
         length = headers.get("Content-Length", "")
-        return _Answer(response, 0, int(length) if length.isdecimal() else None, _Version(url, validator))
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+        return _Answer(response, 0, int(length) if LENGTH.fullmatch(length) else None, _Version(url, validator))
+    match = CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     if match is None or int(match[1]) != have or validator not in ("", version.validator):
         return None
     return _Answer(response, have, None if match[2] == "*" else int(match[2]), version)
@@ -304,11 +314,11 @@ def _discard(partial: Path) -> None:
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    return path.stat().st_size if os.path.exists(path) else 0
 
 
 def _checked(file: Path, path: Path, checksum: Checksum | None, size: int | None, *, downloaded: bool) -> Fetched:
-    """Verify that `file` can be read as weights, its size and its checksum; describe it under the final `path`."""
+    """Check that `file` can be read as weights and has this size and checksum; return it under its final `path`."""
     remedy = "" if downloaded else "; remove it to fetch it again"
     read_file(file)
     if size is not None and _size(file) != size:

@@ -63,7 +63,7 @@ class Leaves:
         self.meta: dict[str, Any] = {} if rest is _TENSOR else rest
 
     def _separate(self, value: Any, path: str, depth: int) -> Any:
-        """Collect the tensors of `value` under `path` and return the rest as plain data; `_TENSOR` without a rest."""
+        """Collect the tensors of `value` under `path`; return the rest as plain data, `_TENSOR` if nothing is left."""
         held = len(value) if isinstance(value, str | bytes | bytearray) else 0
         self._spend(VALUE_BYTES + len(path) + held, depth)
         match value:
@@ -134,7 +134,7 @@ class Leaves:
         return _TENSOR
 
     def _unwrap(self, value: Any) -> Any:
-        """Return a foreign object's content as a plain container, or its description; return other values unchanged."""
+        """Return a foreign object's content as a plain container, or its description; keep arrays and other values."""
         if not isinstance(value, Foreign) or isinstance(value, PickledArray):
             return value
         if isinstance(value.state, dict):
@@ -168,7 +168,7 @@ class Leaves:
             raise UnpicklingError(f"its structure contains itself or is nested more than {MAX_DEPTH} levels deep")
 
     def _join_pieces(self, table: dict[Any, Any]) -> dict[Any, Any]:
-        """Return a copy of a table in which the arrays that Paddle has split into pieces are whole again."""
+        """Return a copy of a table in which the pieces of each array that Paddle has split are joined."""
         plans = table[PADDLE_PIECES]
         table = {key: value for key, value in table.items() if key != PADDLE_PIECES}
         for name, plan in plans.items() if isinstance(plans, dict) else ():

@@ -62,11 +62,12 @@ OPTIONS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "norm_pix_loss": ("norm_pix_loss", lambda value: isinstance(value, bool)),
     "mask_ratio": ("mask_ratio", _is_fraction),
 }
-# Values of `hidden_act` in config.json: the activation of all networks here, and approximations by tanh, whose values
+# Values of `hidden_act` in config.json: the activation of all networks here, and approximations of it by tanh, which
 # differ by up to 5e-4.
 GELU = ("gelu", "gelu_python")
 APPROXIMATE_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate")
-MAX_STATISTIC = 1000  # limit of means and stds, of images with values in [0, 1] or in [0, 255]
+MAX_STATISTIC = 1000  # limit of means and stds
+CLASS_NUMBER = re.compile(r"[0-9]{1,9}")
 NUMBERED_LABEL = re.compile(r"LABEL_\d+")  # name that transformers gives to a class without one
 
 
@@ -105,7 +106,7 @@ def open_folder(folder: Path) -> ModelFolder:
     Raises:
         CheckpointError: the folder has no weights or an unsupported kind of them, or one of its files is missing,
             unreadable or invalid.
-        OSError: the folder itself cannot be read.
+        OSError: the folder or its file `latest` cannot be read.
     """
     snapshots = [path for path in sorted(folder.glob("snapshots/*")) if path.is_dir()]
     if len(snapshots) == 1:
@@ -235,7 +236,7 @@ def _check_activation(config: Mapping[str, Any], folder: Path) -> None:
 
 
 def _statistics(images: Mapping[str, Any], timm: Mapping[str, Any], folder: Path) -> ImageStatistics | None:
-    """Return the statistics of the images; None if the folder states no mean."""
+    """Return the statistics of the images; None if the folder states neither a mean nor `do_normalize` false."""
     if images.get("do_normalize") is False:
         return ImageStatistics((0.0,) * 3, (1.0,) * 3)
     mean, std = images.get("image_mean", timm.get("mean")), images.get("image_std", timm.get("std"))
@@ -253,7 +254,7 @@ def _statistics(images: Mapping[str, Any], timm: Mapping[str, Any], folder: Path
 
 
 def _per_channel(values: Any) -> list[float]:
-    """Return a list of numbers, a single number three times; empty if the values are not numbers or are too large."""
+    """Return the list `values`, or a single number three times; empty if a value is no number or is too large."""
     rows = [values] * 3 if type(values) in (int, float) else values
     valid = isinstance(rows, list) and all(type(value) in (int, float) and abs(value) < MAX_STATISTIC for value in rows)
     return rows if valid else []
@@ -262,7 +263,7 @@ def _per_channel(values: Any) -> list[float]:
 def _class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
     """Return the names of `id2label` in the order of their indices; empty if they are missing, default or invalid."""
     labels = config.get("id2label") or {}
-    if not isinstance(labels, dict) or not all(str(number).isdecimal() for number in labels):
+    if not isinstance(labels, dict) or not all(CLASS_NUMBER.fullmatch(number) for number in labels):
         logger.warning("%s: id2label is not a table of numbers and names; classes are shown as numbers", folder)
         return []
     named = {int(number): str(name) for number, name in labels.items()}

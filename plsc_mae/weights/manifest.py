@@ -151,7 +151,10 @@ def file_name(url: str) -> str:
     Raises:
         ConfigError: the URL does not end with a file name.
     """
-    name = unquote(urlsplit(url).path.rpartition("/")[2])
+    try:
+        name = unquote(urlsplit(url).path.rpartition("/")[2])
+    except ValueError:  # the host name is malformed
+        name = ""
     if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise ConfigError(f"{url} does not end with a file name; expected a URL such as https://HOST/FOLDER/NAME.pth")
     return name

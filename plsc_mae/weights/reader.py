@@ -84,9 +84,9 @@ DAMAGE = (
 class Checkpoint:
     """Content of a weight file.
 
-    Arrays are read-only, may share memory, and may be unaligned. Most arrays of a torch, safetensors or uncompressed
-    npz file are memory-mapped: values are read from the file on use, and the file stays open as long as one of these
-    arrays exists. The file may be renamed, deleted, or replaced by renaming another file to its name. It must not be
+    Arrays may be read-only, share memory, or be unaligned. Most arrays of a torch, safetensors or uncompressed npz file
+    are memory-mapped: values are read from the file on use, and the file stays open as long as one of these arrays
+    exists. The file may be renamed, deleted, or replaced by renaming another file to its name. It must not be
     modified or truncated: values would change, and an access beyond the end would kill the process.
 
     Attributes:
@@ -99,7 +99,7 @@ class Checkpoint:
             and sets become lists, an argparse.Namespace a dict, and most objects of other programs a description.
         dialect: naming of `model`; empty if it was not detected.
         key: keys of the table that `model` was taken from, joined with "/"; empty for the outermost table.
-        others: keys of other tables that hold a network, such as "model_ema"; empty if none was chosen.
+        others: keys of other tables that hold a network, such as "model_ema"; empty if no network was chosen.
         remark: assumptions in the choice of the network and alternatives to it, for the log; may be empty.
         problem: the reason why no network can be chosen, or the chosen one cannot be used, as the end of a sentence;
             empty otherwise, and if the only reason is that no dialect recognizes the names.
@@ -119,18 +119,18 @@ class Checkpoint:
 
 
 def read_file(path: str | Path) -> Checkpoint:
-    """Read a weight file: torch (zip or stream), a pickle of arrays as in paddle.save, npz, safetensors or OneFlow.
+    """Read weights: torch (zip or stream), a pickle of arrays as in paddle.save, npz, safetensors, or a model folder.
 
-    Nothing in the file is executed or imported. Bytes after a pickle are ignored. Checksums in a zip file are verified
-    during this call, not when an array is used. A program that writes to `path` later must replace the file by renaming
-    a new one, because arrays may be memory-mapped (see `Checkpoint`).
+    Nothing in the file is executed or imported. Checksums in a zip file are verified during this call, not when an
+    array is used. A program that writes to `path` later must replace the file by renaming a new one, because arrays may
+    be memory-mapped (see `Checkpoint`).
 
     Args:
         path: the file (its suffix is ignored), or the folder of a checkpoint of OneFlow, Hugging Face or DeepSpeed.
 
     Raises:
-        CheckpointError: the file or folder is missing, damaged or of an unsupported kind, or its content would take far
-            more memory than its size.
+        CheckpointError: the file or folder cannot be read, is damaged or of an unsupported kind, or its content would
+            take far more memory than its size.
     """
     path = Path(path)
     if not os.path.isdir(path):

@@ -17,7 +17,7 @@ HUB_FILE = "https://huggingface.co/{}/resolve/main/model.safetensors"
 
 
 def fetch_advice(path: str | Path) -> str:
-    """Return the advice for a URL or name given in place of a path, to end a sentence; empty for an ordinary path.
+    """Return, as the end of a sentence, advice on a URL or name given in place of a path; "" for an ordinary path.
 
     Args:
         path: path of a file that does not exist.

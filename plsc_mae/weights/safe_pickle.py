@@ -39,7 +39,8 @@ class Budget:
     It is charged while reading, because a few bytes of a file can request any amount of memory.
 
     Args:
-        file_size: size of the file in bytes; the budget is a multiple of it plus an allowance.
+        file_size: size in bytes of the file, or of all files of a folder; the budget is a multiple of it plus an
+            allowance.
 
     Attributes:
         left: remaining bytes.
@@ -85,7 +86,7 @@ class Foreign:
         self.elements: list[Any] = []
 
     def build(self, state: Any) -> None:
-        """Store the state that the pickle sets; subclasses build their value from it."""
+        """Store the state that the pickle sets; a subclass may build a value from it."""
         self.state = state
 
     def describe(self) -> str:
@@ -102,7 +103,7 @@ def decode(
     Args:
         stream: stream positioned at the pickle; bytes after the pickle are not read.
         builders: dotted name of a global -> function that is called instead of it.
-        budget: budget of the whole file; a call is charged for its arguments, because a builder may copy them.
+        budget: budget of the whole file; calls and states are charged, because a builder may copy their arguments.
         persistent: resolves persistent ids, which torch uses for storages; None rejects them.
 
     Returns:

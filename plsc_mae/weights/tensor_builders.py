@@ -45,7 +45,7 @@ STORAGES = {
 
 
 def dtype_named(name: str) -> np.dtype[Any]:
-    """Return the NumPy type that represents a torch dtype; bfloat16 is represented by its bits (uint16).
+    """Return the NumPy type that represents a dtype such as "float32"; bfloat16 is represented by its bits (uint16).
 
     Raises:
         UnpicklingError: the dtype is not supported.
@@ -78,7 +78,7 @@ def view(
 
 @dataclass(eq=False)
 class Storage:
-    """Bytes shared by torch tensors; `data` is loaded when the first tensor needs it."""
+    """Bytes that torch tensors share; `data` is None unless they are loaded."""
 
     key: str
     itemsize: int
@@ -205,7 +205,8 @@ class PickledArray(Foreign):
         Other states and types leave `value` None.
 
         Raises:
-            UnpicklingError, ValueError: the array is big-endian, or its shape or data is invalid.
+            UnpicklingError, ValueError and others (`reader.DAMAGE`): the array is big-endian, or its shape or data is
+                invalid.
         """
         super().build(state)
         match state:
@@ -227,7 +228,7 @@ def _array(
 
 
 def counts(values: object) -> tuple[int, ...]:
-    """Validate a shape, strides or an offset, and return it as a tuple.
+    """Validate a shape, strides, or an offset in a tuple, and return it as a tuple.
 
     Raises:
         UnpicklingError: it is not a tuple or list of at most 32 non-negative integers.
@@ -292,7 +293,7 @@ def _torch_subclass(function: object, _type: object, args: object, _state: objec
 
 
 def _paddle_dense_tensor(source: object, scope: object = None) -> Any:
-    """Build Paddle's DenseTensor, pickled as `eval("data", {"data": array})`; no other expression is accepted."""
+    """Build Paddle's DenseTensor, pickled as `eval("data", {"data": array})`; other calls are only recorded."""
     if source == "data" and isinstance(scope, dict) and isinstance(scope.get("data"), PickledArray):
         return scope["data"]
     return Foreign("builtins.eval", (source,))
@@ -303,7 +304,7 @@ def _sequence(items: object = ()) -> Any:
 
 
 def _mapping(items: object = (), *_rest: object) -> dict[Any, Any]:
-    """Build a dict from the argument of a dict subclass: a dict, pairs, or a default factory, which is ignored."""
+    """Build a dict from the argument of a dict subclass: a dict, or pairs with text as key; others are ignored."""
     if isinstance(items, dict):
         return dict(items)
     table: dict[Any, Any] = {}

@@ -55,7 +55,8 @@ def choose_network(stored: Checkpoint, model_key: str = "", model_prefix: str = 
 
     The first of the tables `model`, `module`, `state_dict` and the outermost one that holds a network is taken; if none
     of them does, the only other table that holds one. If this table holds several networks, or several other tables
-    hold one, nothing is chosen, and `problem` of the result names them. A file that plsc_mae wrote keeps its `model`.
+    hold one, nothing is chosen, and the result has a `problem`. Without the two arguments, a file that plsc_mae wrote
+    keeps its `model`.
 
     Args:
         stored: the file as `reader.read_file` returns it.
@@ -94,7 +95,7 @@ def _chosen(
     model_key: str,
     model_prefix: str,
 ) -> Checkpoint:
-    """Return the checkpoint with the only network under `key`, a remark on this choice, and the network's problem."""
+    """Return the checkpoint with the only network under `key`, and with its `others`, `remark` and `problem`."""
     (network,) = found[key]
     others = tuple(other for other in found if other != key)
     parts = []
@@ -204,7 +205,7 @@ def _has_patch_embedding(table: Tensors) -> bool:
 
 
 def _without_wrappers(table: Tensors) -> dict[str, Array]:
-    """Return the table without the parts of names that wrappers insert; unchanged if two names would become equal."""
+    """Remove the parts that wrappers insert from the names of a table; keep all names if two would become equal."""
     stripped = {".".join(part for part in name.split(".") if part not in WRAPPERS): x for name, x in table.items()}
     return stripped if len(stripped) == len(table) else dict(table)
 
@@ -223,7 +224,7 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _problem(stored: Checkpoint, tables: Mapping[str, Tensors], found: Mapping[str, list[_Network]]) -> str:
-    """Return the reason why no network can be chosen, to end a sentence; empty if the names are merely unknown."""
+    """Return, as the end of a sentence, why no network can be chosen; "" for merely unknown names."""
     for key in (*NETWORK_KEYS, "", *found):
         if len(found.get(key, ())) > 1:
             names = ", ".join(f"'{network.prefix}'" for network in found[key])
@@ -245,7 +246,7 @@ def _problem(stored: Checkpoint, tables: Mapping[str, Tensors], found: Mapping[s
 
 
 def _missing_values(table: Tensors) -> str:
-    """Return the problem of a table whose weights have shape [0], as ZeRO stage 3 writes them; empty for others."""
+    """Return the problem of a table with weights of shape [0], as ZeRO stage 3 writes them; "" without such weights."""
     empty = [name for name, value in table.items() if value.shape == (0,) and name.endswith("weight")]
     if not empty:
         return ""

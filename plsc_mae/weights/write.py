@@ -1,6 +1,6 @@
 """Writes arrays as weight files of torch, safetensors, Paddle and NumPy, atomically and without importing torch.
 
-The suffix determines the format. A torch file is a zip archive of one pickle and one entry per tensor. The pickle is
+The suffix determines the format. A torch file is a zip archive with a pickle and an entry per tensor. The pickle is
 written opcode by opcode, because Python's own pickler would have to import torch to refer to its classes.
 """
 
@@ -35,6 +35,7 @@ from safetensors.numpy import save_file
 from plsc_mae.errors import CheckpointError, ConfigError
 from plsc_mae.files import atomic_replacement
 from plsc_mae.weights.dialects.base import Array, Tensors
+from plsc_mae.weights.reader import SAFETENSORS_DTYPES
 
 PICKLE_PROTOCOL = 4  # as in paddle.save; readable by Paddle 2 and 3
 TORCH, PADDLE = (".pth", ".pt", ".bin"), (".pd", ".pdparams")
@@ -47,6 +48,8 @@ _STORAGES = {
     "int32": "IntStorage",
     "bool": "BoolStorage",
 }
+# {suffix: possible types of arrays}; the other formats accept all types.
+_TYPES = {**dict.fromkeys(TORCH, tuple(_STORAGES)), ".safetensors": tuple(SAFETENSORS_DTYPES.values())}
 _ARCHIVE = "archive"
 
 
@@ -56,16 +59,23 @@ def write_file(path: str | Path, arrays: Tensors, key: str = "", metadata: Mappi
     Args:
         path: ends in .pth, .pt or .bin (torch), .safetensors, .pd or .pdparams (Paddle), or .npz.
         arrays: arrays by name.
-        key: key of the table of tensors within the file; formats without keys (safetensors, npz) ignore it.
+        key: key of the table of tensors within the file, "" for none; safetensors and npz have no keys and ignore it.
         metadata: metadata of a safetensors file; other formats ignore it.
 
     Raises:
-        ConfigError: the suffix is unknown, or a torch file cannot have the type of an array.
+        ConfigError: the suffix is unknown, or its format (torch, safetensors) lacks the type of an array.
         CheckpointError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path} has no known suffix to determine the format; expected one of {', '.join(SUFFIXES)}")
+    types = _TYPES.get(path.suffix)
+    for name, value in arrays.items():
+        if types and value.dtype.name not in types:
+            raise ConfigError(
+                f"cannot write {path}: a {path.suffix} file cannot have the type {value.dtype} of '{name}'; expected "
+                f"one of {', '.join(types)}"
+            )
     contiguous = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in arrays.items()}
     try:
         with atomic_replacement(path) as temporary:
@@ -97,7 +107,7 @@ def _write_torch(path: Path, arrays: Tensors, key: str) -> None:
 
 
 def _torch_pickle(arrays: Tensors, key: str) -> bytes:
-    """Return the pickle of a table of tensors, each with its own storage, below `key` unless that is empty."""
+    """Return the pickle of {key: table}, or of the table alone if `key` is empty; each tensor has its own storage."""
     table = EMPTY_DICT + b"".join(
         _pickle_value(name) + _pickle_tensor(str(number), value) + SETITEM
         for number, (name, value) in enumerate(arrays.items())
@@ -108,13 +118,8 @@ def _torch_pickle(arrays: Tensors, key: str) -> bytes:
 
 def _pickle_tensor(storage: str, value: Array) -> bytes:
     """Return the opcodes that call torch's constructor for a contiguous tensor that fills its storage."""
-    kind = _STORAGES.get(value.dtype.name)
-    if kind is None:
-        raise ConfigError(
-            f"arrays of type {value.dtype} cannot be written to a torch file; expected one of {', '.join(_STORAGES)}"
-        )
     strides = [stride // value.itemsize for stride in value.strides] if value.size else _strides(value.shape)
-    persistent = MARK + _pickle_value("storage") + _pickle_global("torch", kind)
+    persistent = MARK + _pickle_value("storage") + _pickle_global("torch", _STORAGES[value.dtype.name])
     persistent += _pickle_value(storage) + _pickle_value("cpu") + _pickle_value(value.size) + TUPLE + BINPERSID
     arguments = persistent + _pickle_value(0) + _pickle_value(value.shape) + _pickle_value(strides) + NEWFALSE
     arguments += _pickle_global("collections", "OrderedDict") + EMPTY_TUPLE + REDUCE  # no hooks
@@ -130,7 +135,7 @@ def _pickle_global(module: str, name: str) -> bytes:
 
 
 def _pickle_value(value: Any) -> bytes:
-    """Return the opcodes of a string, an integer of at most 64 bits, or a sequence of them, which becomes a tuple."""
+    """Return the opcodes of a string, an integer from 0 to 2^63 - 1, or a sequence of them, which becomes a tuple."""
     if isinstance(value, str):
         encoded = value.encode()
         return BINUNICODE + struct.pack("<I", len(encoded)) + encoded

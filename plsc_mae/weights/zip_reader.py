@@ -1,7 +1,7 @@
 """Reads weight files that are zip archives: torch's since version 1.6, and NumPy's npz.
 
-Uncompressed entries, the default of both, are memory-mapped. Compressed entries are unpacked into memory. Checksums of
-entries are verified first.
+Uncompressed arrays, the default of both, are memory-mapped. Compressed ones are unpacked into memory. Checksums are
+verified first, where the file has them.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from plsc_mae import folder_lock
 from plsc_mae.analysis import feature_store
 from plsc_mae.analysis.feature_store import PROGRESS, FeatureStore
 from plsc_mae.errors import DataError, FolderError
+from plsc_mae.files import MARK
 
 IDENTITY = {"images": "a", "--layers": "(1,)"}
 ROWS = np.random.default_rng(0).standard_normal((10, 6), np.float32)
@@ -86,10 +87,12 @@ def test_a_writer_killed_before_its_first_record_leaves_nothing(tmp_path):
     assert opened(tmp_path).images == 0
 
 
-@pytest.mark.parametrize("name", ["mine.txt", PROGRESS])
-def test_folders_of_the_user_are_refused(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "content"), [("mine.txt", {}), (PROGRESS, {"images": 3}), (PROGRESS, {"origin": MARK, "images": 3})]
+)
+def test_folders_of_the_user_are_refused(tmp_path, name, content):
     (tmp_path / "x.partial").mkdir()
-    (tmp_path / "x.partial" / name).write_text(json.dumps({"images": 3}))
+    (tmp_path / "x.partial" / name).write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"x\.partial has files of unknown origin"):
         opened(tmp_path)
     assert (tmp_path / "x.partial" / name).exists()

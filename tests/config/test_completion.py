@@ -43,6 +43,7 @@ def test_flags_choices_and_recipes():
     assert flags["--image_backend"].choices == ("pil", "opencv")
     assert "--dialect" in actions("weights", "convert")
     assert "--norm_pix_loss" in actions("launch", "pretrain")
+    assert [actions(name)[folder].nargs for name, folder in (("runs", "run_dirs"), ("plot", "run_dir"))] == ["*", "?"]
     assert actions("configs")["recipe"].completer("demo/m") == ["demo/mae", "demo/mae_objects"]
     assert len(actions("configs")["recipe"].completer("")) == len(recipe_names())
 

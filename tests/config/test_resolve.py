@@ -361,6 +361,14 @@ def test_a_default_warm_up_fits_a_short_run(yaml_file, heard):
     )
 
 
+def test_a_short_run_with_warmup_steps_adapts_the_unused_warmup_epochs_silently(heard):
+    heard.set_level(logging.INFO, "plsc_mae")
+    assert resolved("--method", "cae", "--epochs", "2", "--warmup_steps", "3").warmup_epochs == 0.2
+    assert not heard.messages
+    resolved("--method", "cae", "--epochs", "2")
+    assert "--warmup_epochs 0.2" in heard.text
+
+
 def test_the_later_of_lr_and_blr_wins(yaml_file, heard):
     file = yaml_file("blr: 1e-4\n")
     assert resolved("-c", file, "--lr", "1e-3").lr == 1e-3  # which replaces blr

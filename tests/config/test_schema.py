@@ -245,6 +245,8 @@ def test_read_yaml(tmp_path):
         (b"blr: 1\n  lr: 2\n", "is not valid YAML"),
         (b"a: [1, 2\n", "is not valid YAML"),
         (b"a: 2024-13-45\n", "is not valid YAML"),
+        (b"a: !!bool x\n", "is not valid YAML"),
+        (b"a: !!timestamp x\n", "is not valid YAML"),
         (b"\x80\x02}q\x00.", "is a pickle of Python; expected a YAML file"),  # a checkpoint given for a config
         (b"a: \x07\n", "is a binary file; expected a YAML file"),
         (b"PK\3\4" + bytes(40), "is a zip archive; expected a YAML file"),

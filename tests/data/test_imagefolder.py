@@ -206,6 +206,11 @@ def test_few_images_are_chosen_evenly(limit, chosen):
     assert [of_all[int(name)] for name in chosen.split()] == images.labels.tolist()
 
 
+def test_more_classes_than_chosen_images():
+    images = balanced_subset(labeled(0, 1, 2, 0, 1, 2), 2)
+    assert images.labels.tolist() == [0, 0]  # the first and the fourth
+
+
 def test_a_class_without_images_gives_none():
     images = balanced_subset(labeled(0, 2, 2, 2), 3)
     assert images.labels.tolist() == [0, 2]

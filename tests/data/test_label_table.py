@@ -93,6 +93,12 @@ def test_mistakes_are_refused(table, text, mentioned):
     assert mentioned in str(error.value)
 
 
+@pytest.mark.parametrize("number", ["x", "inf", "1e39"])
+def test_a_number_that_does_not_fit_is_refused(table, number):
+    with pytest.raises(DataError, match=number):
+        read_labels(table(f"file,age\na.png,{number}\n"), binary=False)
+
+
 def test_the_file_of_a_split(table, tmp_path):
     file = table("file,cat\na.png,1\n")
     assert label_table(str(tmp_path), "train", flag="--data_path") == file

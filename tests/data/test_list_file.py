@@ -15,6 +15,13 @@ from plsc_mae.errors import ConfigError, DataError
 GBK = os.fsdecode("狗.png".encode("gbk"))
 
 
+def test_a_label_of_thousands_of_digits_is_refused(tmp_path):
+    (tmp_path / "cat.png").touch()
+    (tmp_path / "list.txt").write_text(f"cat.png 0\ncat.png {'9' * 5000}\n")
+    with pytest.raises(DataError, match="line 2"):
+        read_list_file(tmp_path / "list.txt", "--data_path")
+
+
 @pytest.mark.parametrize(("on_disk", "found"), [("狗.png", "狗.png"), (GBK, GBK), (None, GBK)])
 def test_a_list_in_gbk_names_the_files_that_exist(tmp_path, caplog, on_disk, found):
     for name in ("cat.png", on_disk):

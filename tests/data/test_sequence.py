@@ -118,6 +118,15 @@ def test_other_data_are_refused(items, named):
     assert all(text in str(error.value) for text in named)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_truncated_pillow_image_is_named(tmp_path, channels):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:5000])
+    pixel_format = PixelFormat(channels)
+    with Image.open(tmp_path / "a.png") as image, pytest.raises(DataError, match=r"data\[0\]"):
+        sequence_images([image], "data", labeled=False, pixel_format=pixel_format).open(0).resize((8, 8))
+
+
 @pytest.mark.parametrize(
     ("second", "named"),
     [

@@ -152,6 +152,7 @@ def test_real_labels_follow_the_file_numbers(validation, tmp_path, caplog):
         ("[[1], [1000]]", "class numbers from 0 to 999"),
         ("[[1], [true]]", "class numbers from 0 to 999"),
         ("[[1]", "JSON"),
+        ("[" * 100_000, "JSON"),
         ("[[1], [2]]", "labels of 1 to 2"),
         ("[[], [], [], [], []]", "no label"),
     ],

@@ -138,6 +138,14 @@ class TestChannels:
         assert settle(given, images, None) == given
 
 
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000, '{"in_chans": Infinity}', '{"in_chans": "three"}'])
+def test_other_files_are_no_stats(tmp_path, content):
+    path = tmp_path / "stats.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=f"{path} was not written by `plsc-mae stats`"):
+        read_stats(str(path))
+
+
 @pytest.mark.parametrize(("present", "absent"), [("mean", "std"), ("std", "mean")])
 def test_stats_need_both_mean_and_std(tmp_path, present, absent):
     path = tmp_path / "stats.json"

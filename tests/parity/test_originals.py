@@ -153,6 +153,11 @@ def test_an_interpreter_that_cannot_run_the_program_is_named(tmp_path):
         )
     with pytest.raises(ConfigError, match="--python /no/python"):
         run_original(HUGGINGFACE, case, [0.0], "", "/no/python")
+    other = tmp_path / "python"
+    other.write_bytes(b"#!/bin/sh\nprintf 'no torch \\377' >&2\nexit 1\n")
+    other.chmod(0o755)
+    with pytest.raises(ConfigError, match="no torch \ufffd"):
+        run_original(HUGGINGFACE, case, [0.0], "", str(other))
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path):

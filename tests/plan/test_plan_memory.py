@@ -16,6 +16,7 @@ from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_norm
 from plsc_mae.methods.memory_outline import MemoryOutline, Stack
 from plsc_mae.models.layers import Block
 from plsc_mae.parallel.world import World
+from plsc_mae.plan import measure
 from plsc_mae.plan.activations import BlockMemory, Conditions, block_memory
 from plsc_mae.plan.estimate import estimate
 from plsc_mae.plan.measure import random_training_batch, run_updates
@@ -91,6 +92,14 @@ def test_the_allocator_peaks_as_planned(config):
     measured = paddle.base.core.host_memory_stat_peak_value("Allocated", 0) - start
     planned = estimate(sketch(config), config, devices=1).usage.total
     assert planned == pytest.approx(measured, rel=TOLERANCE)
+
+
+def test_a_measured_sweep_trains_every_layer(config_of, monkeypatch):
+    measured = []
+    monkeypatch.setattr(measure, "run_updates", lambda stepper, *_: measured.append(stepper.task))
+    line = "linprobe --input_size 16 --patch_size 8 --embed_dim 8 --depth 1 --num_heads 2 --batch_size 2 --device cpu"
+    measure.measure(config_of(f"{line} --model vit_base_patch16 --nb_classes 3 --lr_sweep 0.1 1"))
+    assert measured[0].names == ["lr0.1", "lr1"]
 
 
 # Sizes at which activations are several times what a process has anyway; two updates take some seconds.

@@ -94,6 +94,11 @@ def test_operations_are_those_of_the_network(config_of):
     assert tuned.forward_macs == pytest.approx(17.56e9, rel=2e-3)  # 17.5 in timm's tables
     probed = sketch(config_of("linprobe --model vit_base_patch16"))
     assert probed.training_macs == probed.forward_macs + 2 * 768 * 1000
+    attended = sketch(config_of("linprobe --model vit_base_patch16 --linear_type attentive_no_parameter"))
+    assert attended.forward_macs == probed.forward_macs + 2 * 197 * 768  # one query: logits and weighted sum
+    assert attended.training_macs == attended.forward_macs + 2 * 768 * 1000
+    swept = sketch(config_of("linprobe --model vit_base_patch16 --lr_sweep 0.1 0.2"))
+    assert swept.forward_macs == probed.forward_macs + 768 * 1000  # a head per rate
 
 
 def test_heads_that_do_not_divide_are_refused(config_of):

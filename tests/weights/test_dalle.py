@@ -5,6 +5,7 @@ The tokens and drawings recorded with the files are compared as in tests/models/
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -103,6 +104,15 @@ def test_published_names_come_first(place):
     for name in ("encoder.pkl", "encoder_weight.pd"):  # the later one is preferred
         (place / name).touch()
         assert find_dalle(place, "encoder") == place / name
+
+
+def test_an_unreadable_folder_is_reported(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)  # root may list every folder
+    with pytest.raises(CheckpointError, match=f"{tmp_path} cannot be read: Permission denied"):
+        find_dalle(tmp_path, "encoder")
 
 
 def test_names_are_words(place):

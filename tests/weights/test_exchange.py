@@ -118,8 +118,10 @@ def test_arrays_of_all_kinds(tmp_path):
         opcodes = pickletools.genops(archive.read("archive/data.pkl"))
     named = {argument for opcode, argument, _ in opcodes if opcode.name == "GLOBAL"}
     assert named >= {"torch._utils _rebuild_tensor_v2", "torch FloatStorage", "torch BoolStorage"}
-    with pytest.raises(ConfigError, match="complex64"):
+    with pytest.raises(ConfigError, match=r"c\.pth.* complex64 of 'x'.*float16"):
         write_file(tmp_path / "c.pth", {"x": np.zeros(2, np.complex64)})
+    with pytest.raises(ConfigError, match=r"c\.safetensors.* complex128 of 'x'.*float16"):
+        write_file(tmp_path / "c.safetensors", {"x": np.zeros(2, np.complex128)})
     with pytest.raises(ConfigError, match=r"a\.onnx .*expected one of \.pth"):
         write_file(tmp_path / "a.onnx", arrays)
     (tmp_path / "file").write_text("")
@@ -242,6 +244,7 @@ def test_rows_of_libai_are_ordered_by_the_heads_of_the_classifier(tmp_path, capl
         ("mae", "facebook", "mask_token", ()),
         ("mae", "huggingface", "vit.encoder.layer.0.attention.attention.key.weight", (8, 9)),
         ("mae", "libai", "blocks.0.self_attention.query_key_value.weight", (50, 8)),
+        ("mae", "libai", "blocks.0.self_attention.query_key_value.bias", ()),
         ("mae_priv cls", "mae_priv", "encoder.pos_embed", (17,)),
         ("cae", "cae", "encoder.blocks.0.mlp.fc1.weight", (256,)),
     ],
@@ -259,6 +262,14 @@ def test_impossible_shapes_are_one_sentence(tmp_path, network, dialect, name, sh
             load_encoder(str(tmp_path / "damaged.pth"), num_heads=2)
     with contextlib.suppress(CheckpointError):  # it describes what it can, or raises the same error
         inspect_file(str(tmp_path / "damaged.pth"))
+
+
+def test_a_query_norm_wider_than_the_tokens_is_refused(tmp_path):
+    weights.save(NETWORKS["mae"](), tmp_path / "w.pth", "facebook")
+    norm = {f"blocks.0.attn.q_norm.{kind}": np.ones(500, np.float32) for kind in ("weight", "bias")}
+    write_file(tmp_path / "damaged.pth", {**weights.read(tmp_path / "w.pth").model, **norm})
+    with pytest.raises(CheckpointError, match="q_norm"):
+        load_encoder(str(tmp_path / "damaged.pth"))
 
 
 def test_a_missing_key_of_hugging_face_is_told(tmp_path):

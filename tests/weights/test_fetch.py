@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
+from requests.structures import CaseInsensitiveDict
 from safetensors.numpy import save
 
 from plsc_mae.errors import CheckpointError, ConfigError
@@ -396,10 +398,33 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(server, tmp_path):
     assert server.asked == []
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://example.org/x", "example.org/x", "https:///x"])
+def test_a_name_that_is_too_long_is_one_sentence(server, target):
+    with pytest.raises(CheckpointError, match=r"cannot write .*name too long"):
+        fetch(server.url, target.with_name("a" * 300))
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/hostname", "ftp://example.org/x", "example.org/x", "https:///x", "https://[1/x"]
+)
 def test_other_addresses_are_refused(url, target):
     with pytest.raises(ConfigError, match=f"{re.escape(url)}: .*https://"):
         fetch(url, target)
+
+
+def test_a_malformed_mirror_is_refused(server, target, monkeypatch):
+    monkeypatch.setenv(module.MIRROR, "http://[1")
+    with pytest.raises(ConfigError, match=r"http://\[1: .*https://"):
+        fetch(server.url, target)
+
+
+def test_a_length_of_thousands_of_digits_is_unknown():
+    response, unknown = requests.Response(), module._Version("", "")
+    response.headers = CaseInsensitiveDict({"Content-Length": "9" * 5000})
+    response.status_code = 200
+    assert module._answer("https://a/b", response, 0, unknown).total is None
+    response.headers = CaseInsensitiveDict({"Content-Range": f"bytes {'9' * 5000}-{'9' * 5000}/*"})
+    response.status_code = 206
+    assert module._answer("https://a/b", response, 9, unknown) is None
 
 
 def test_a_mirror_replaces_the_host(server, target, monkeypatch):

@@ -98,6 +98,7 @@ def test_the_config_replaces_options(network, folder):
         ({str(i): f"class {i}" for i in (10, 9, 2, 1, 0, 3, 4, 5, 6, 7, 8)}, tuple(f"class {i}" for i in range(11))),
         ({str(i): f"LABEL_{i}" for i in range(11)}, tuple(map(str, range(11)))),
         ({"first": "a"}, tuple(map(str, range(11)))),
+        ({"9" * 5000: "a"}, tuple(map(str, range(11)))),
         ({"0": "a", "12": "b"}, tuple(map(str, range(11)))),
         ({str(i): f"class {i}" for i in range(12)}, tuple(map(str, range(11)))),
         ({"0": "a\u001b[31m\nb", "1": "\ud800"}, ("a\\x1b[31m\\x0ab", "\\ud800", *map(str, range(2, 11)))),

@@ -200,6 +200,7 @@ def test_the_name_of_a_file_is_the_end_of_its_address():
         "https://example.org/a/",
         "https://example.org/a/..",
         "https://example.org/a%2F..%2F..",
+        "https://[1/a.pth",
     ):
         with pytest.raises(ConfigError, match="does not end with a file name"):
             file_name(url)

@@ -77,6 +77,14 @@ def test_weights_alone_under_our_names_are_recognized(model, tmp_path):
     )
 
 
+def test_a_missing_or_damaged_bias_of_the_head_is_described(model, tmp_path):
+    tensors = state(model)
+    write_file(tmp_path / "missing.pth", {k: v for k, v in tensors.items() if k != "decoder.bias"}, "model")
+    assert inspect_file(str(tmp_path / "missing.pth")).sizes["decoder"] == {"outputs": None}
+    write_file(tmp_path / "row.pth", {**tensors, "decoder.bias": tensors["decoder.bias"][None]}, "model")
+    assert "'decoder.bias'" in inspect_file(str(tmp_path / "row.pth")).misfits["any use"]
+
+
 def test_other_networks_have_no_place_in_it(tmp_path):
     network = MaskedAutoencoder(**SIZES, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2)
     with pytest.raises(ConfigError, match=r"dialect .simmim. cannot represent all tensors"):

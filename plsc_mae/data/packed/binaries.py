@@ -68,7 +68,7 @@ def layout_of(file: Path) -> Layout | None:
 
 
 def files_in(folder: Path, split: str) -> list[Path]:
-    """Return the training files of a data set's folder if `split` is "train", else its test files; [] without any."""
+    """Return the training files of a data set if `split` is "train", else its test files; [] for other folders."""
     for layout in LAYOUTS:
         for place in (folder, folder / layout.folder):
             if (place / layout.names).is_file() and (place / layout.train[0]).is_file():
@@ -118,8 +118,8 @@ class BinaryArchive(Archive):
             numbers = np.fromfile(labels_file, np.uint8).astype(np.int64) - 1
         if len(numbers) != count or not 0 <= numbers.min() <= numbers.max() < len(self.classes):
             raise DataError(
-                f"{self.path} is damaged: it has {count} images and {len(numbers)} labels up to {numbers.max()} for "
-                f"{len(self.classes)} classes; unpack it again"
+                f"{self.path} is damaged: it has {count} images and {len(numbers)} labels up to "
+                f"{numbers.max(initial=0)} for {len(self.classes)} classes; unpack it again"
             )
         return [str(number) for number in numbers.tolist()]
 

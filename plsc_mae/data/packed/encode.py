@@ -60,6 +60,7 @@ def encode_files(
 
     Raises:
         DataError: a process died.
+        ConfigError: see `encode_file`.
     """
     starts = range(first, len(images), _IMAGES_PER_TASK)
     context = multiprocessing.get_context("fork")  # the processes inherit the list
@@ -104,6 +105,9 @@ def encode_file(path: str, resize: Resize | None) -> EncodedFile:
 
     Files with more than 8 bits per band, alpha or further bands are copied unchanged, because JPEG would lose them. For
     a file that cannot be read, the result has a problem and no DataError is raised.
+
+    Raises:
+        ConfigError: the package that reads an archive cannot be imported.
     """
     try:
         with as_data_error(path):

@@ -99,11 +99,14 @@ def read_tar(path: str) -> Index:
     """
     members: dict[str, Place] = {}
     links: dict[str, str] = {}
+    size = os.path.getsize(path)
     try:
         with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
             kept: Any = archive  # typeshed lacks `members`
             while (item := archive.next()) is not None:
                 kept.members.clear()  # tarfile would keep all of them
+                if item.size < 0 or archive.offset > size:  # tarfile may read without end, or fail in other ways
+                    raise tarfile.ReadError("unexpected end of data")
                 name = safe_name(item.name)
                 if name is None:
                     continue
@@ -113,7 +116,7 @@ def read_tar(path: str) -> Index:
                     members[name] = Place(item.offset_data, item.size, item.size)
                     links.pop(name, None)
             _require_end(path, archive.offset)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:  # of a wrong size in a header
         raise DataError(f"{path} is a damaged tar archive ({error}); copy or pack it again") from None
     _resolve(links, members)
     return Index.of(members)
@@ -158,9 +161,9 @@ def read_zip(path: str) -> Index:
                     continue
                 method = ENCRYPTED if item.flag_bits & 1 else item.compress_type
                 members[name] = Place(item.header_offset, item.compress_size, item.file_size, method, item.CRC)
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, struct.error) as error:
+        return Index.of(members)  # OverflowError: a size of more than 63 bits
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error) as error:
         raise DataError(f"{path} is a damaged zip archive ({error}); copy or pack it again") from None
-    return Index.of(members)
 
 
 def _zip_name(item: zipfile.ZipInfo) -> str:
@@ -216,12 +219,13 @@ def read_index(archive: str) -> Index | None:
     labels: dict[str, str] = {}
     try:
         title, *lines = index_path(archive).read_text(encoding="utf-8").splitlines()
-        if not title.startswith(f"{_TITLE} {os.path.getsize(archive)} bytes"):
+        total = os.path.getsize(archive)
+        if not title.startswith(f"{_TITLE} {total} bytes"):
             return None
         for line in lines:
             offset, size, label, name = line.split("\t")
             restored = safe_name(restore_name(name))
-            if restored is None or int(offset) < 0 or int(size) < 0:
+            if restored is None or not 0 <= int(offset) <= int(offset) + int(size) <= total:
                 return None
             members[restored], labels[restored] = Place(int(offset), int(size), int(size)), restore_name(label)
     except (OSError, ValueError):

@@ -46,7 +46,7 @@ def open_archive(path: str) -> Archive:
 
     Raises:
         DataError: the archive cannot be used: it is damaged, for example, or has no column of images.
-        ConfigError: a package for this kind is missing.
+        ConfigError: the package for this kind cannot be imported.
         OSError: the file cannot be read, or is not an archive.
     """
     known = _archives.get(path)

@@ -76,7 +76,7 @@ class RowArchive(Archive):
 
     Raises:
         DataError: the file is damaged, or its column of images is missing or ambiguous.
-        ConfigError: pyarrow is missing.
+        ConfigError: pyarrow cannot be imported.
         OSError: the file cannot be read.
     """
 
@@ -87,7 +87,7 @@ class RowArchive(Archive):
             self._table: _Table = _ParquetTable(arrow, path) if is_parquet else _ArrowTable(arrow, path)
             self.columns = _choose_columns(arrow, self._table.schema, path)
             names, labels = self._table.texts(self.columns)
-        except (arrow.ArrowInvalid, arrow.ArrowNotImplementedError, OSError) as error:
+        except (arrow.ArrowException, ValueError, OSError) as error:  # ValueError: text that is not UTF-8
             if isinstance(error, OSError) and error.filename is not None:
                 raise  # of the file system; pyarrow's own, of truncated files, name no file
             raise DataError(f"cannot read {path}: {_first_line(error)}; copy or write it again") from None

@@ -160,7 +160,7 @@ class ShardWriter:
         self._end += 1
 
     def finish(self) -> None:
-        """Complete the last shard and record that all images are packed."""
+        """Complete the last shard and record that all images are packed; raise OSError if that fails."""
         if self._archive is not None:
             self._complete()
         self.record.finished = True

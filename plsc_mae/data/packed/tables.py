@@ -21,6 +21,7 @@ from plsc_mae.errors import DataError
 
 _READERS = 8  # threads that read archive indexes
 _MAX_CLASSES = 1_000_000
+_MAX_DIGITS = 18  # of a label; Python refuses to convert thousands of digits
 
 
 class MemberTable(NamedTuple):
@@ -31,7 +32,8 @@ class MemberTable(NamedTuple):
         names: paths of the archives below `root`.
         archives: the archives.
         paths: paths of the images in order, for archives of rows or records; None for archives with folders.
-        labels: labels as text by path, "" for none; None if the archives have no labels of their own.
+        labels: labels as text by path; an image without a label has "" or no entry. None if only folders give classes,
+            or a label is no class number.
         classes: names of the classes in the order of the labels; () if the labels are the names or plain numbers.
         sorts_by_class: whether images are to be sorted by class.
         label_note: sentence for the log about the column of labels; "" without one.
@@ -75,7 +77,7 @@ class MemberTable(NamedTuple):
             numbers = {name: number for number, name in enumerate(names)}
             return np.array([numbers[label] for label in labels], np.int64), names
         limit = len(self.classes) or _MAX_CLASSES
-        wrong = next((i for i, label in enumerate(labels) if not label.isdecimal() or int(label) >= limit), None)
+        wrong = next((i for i, label in enumerate(labels) if not _is_number_below(limit, label)), None)
         if wrong is not None:
             raise DataError(
                 f"{source}: {paths[wrong]} has the label {labels[wrong]}; expected a number from 0 to {limit - 1}"
@@ -84,12 +86,16 @@ class MemberTable(NamedTuple):
         return found, self.classes or tuple(map(str, range(int(found.max()) + 1)))
 
 
+def _is_number_below(limit: int, label: str) -> bool:
+    return label.isdecimal() and len(label) <= _MAX_DIGITS and int(label) < limit
+
+
 def member_table(files: Sequence[str]) -> MemberTable:
     """Read the indexes of archives.
 
     Raises:
         DataError: an archive cannot be used, see `open_archive`, or the archives differ in kind or classes.
-        ConfigError: a package for a kind is missing.
+        ConfigError: the package for a kind cannot be imported.
         OSError: a file cannot be read.
     """
     with ThreadPoolExecutor(_READERS) as pool:

@@ -38,7 +38,7 @@ class CAECase(Case[CAEConfig]):
         """Return options with `target_mode` "random", whose target classes need no dVAE file.
 
         The network stays the same. The alignment loss is always the mean squared error, the only one that the oracle
-        has. If the options do not give the number of hidden patches, half are hidden.
+        has. If blocks of patches are hidden and their number is not an option, half of the patches are hidden instead.
         """
         changes: dict[str, Any] = {"target_mode": "random", "discrete_vae_type": "to_tensor", "target_path": None}
         if trained.mask_generator == "block" and trained.num_mask_patches is None:

@@ -1,4 +1,4 @@
-"""Dialects: the tensor namings of other code bases.
+"""Dialects: the tensor namings of plsc_mae and of other code bases.
 
 A file's dialect is detected from the names and shapes of its tensors, never from the file name.
 """

@@ -35,8 +35,8 @@ class Dialect:
             checked before writing.
         newer_parts: whether the code base has normalized queries and keys, register tokens, and position tables without
             a row for the class token.
-        norm_eps: eps of the blocks' layer norms if it is not 1e-6.
-        key: key of the network's tensors in a file; empty for a file that is a flat table.
+        norm_eps: eps of the blocks' layer norms, if files do not store it and it is not 1e-6; else None.
+        key: key of the network's tensors in a file that is written; empty for a file that is a flat table.
         decode: rewrites tensors into the base naming; None if that is the naming of the files.
         encode: inverse of `decode`; a dialect with `decode` and without `encode` is read-only.
     """

@@ -14,7 +14,7 @@ RELATIVE_TABLE = "relative_position_bias_table"
 
 
 def relative_side(count: int) -> int | None:
-    """Return the side, in patches, of the grid of a relative position table with `count` rows; None if not square."""
+    """Return the side, in patches, of the square grid of a relative position table of `count` rows, else None."""
     side = square_side(count - 3)
     return None if side is None or side % 2 == 0 else (side + 1) // 2
 
@@ -22,9 +22,9 @@ def relative_side(count: int) -> int | None:
 def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
     """Return arguments of `VisionTransformer` that fit an encoder's tensors; `positions` is not among them.
 
-    `num_heads` becomes None unless there is a table of relative positions, a norm of queries, or the width is a
-    published one. `img_size` becomes None unless there is a position table of a square grid. `prefix_positions` becomes
-    None unless a table of absolute positions determines it.
+    `num_heads` becomes None unless there is a table of relative positions, there is a norm of queries, or the width is
+    a published one. `img_size` becomes None unless there is a position table of a square grid. `prefix_positions`
+    becomes None unless a table of absolute positions determines it.
 
     Raises:
         CheckpointError: the tensors contain no encoder, or one of them has an unexpected number of dimensions or is
@@ -55,7 +55,7 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
             prefix = None
         side = None if prefix is None else square_side(table.shape[1] - prefix)
     if query_norm is not None:
-        heads = embed_dim // len(query_norm)
+        heads = max(embed_dim // len(query_norm), 1)
     elif relative is not None:
         heads = relative.shape[1]
     else:  # CAE's networks have layer scales and no bias of keys

@@ -1,4 +1,4 @@
-"""facebookresearch/mae and PLSC, which has the same names but stores linear weights in Paddle's layout; timm.
+"""facebookresearch/mae, timm, and PLSC, which stores linear weights and names running statistics as Paddle does.
 
 facebookresearch/mae is built on timm's ViT, so a plain ViT has one set of names. Files with parts that only newer ViTs
 have (layer scale, normalized queries and keys, register tokens) are of the dialect `timm`. DINOv2 and DeiT III have the

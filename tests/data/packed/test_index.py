@@ -93,6 +93,24 @@ def test_a_damaged_header_is_refused(tmp_path, tar):
         read_tar(str(path))
 
 
+@pytest.mark.parametrize("size", [2**62, 2**70, -1024])
+def test_a_wrong_size_in_a_header_is_refused(tmp_path, size):
+    info = tarfile.TarInfo("1.jpg")
+    info.size = size
+    first = tarfile.TarInfo("0.jpg").tobuf()
+    (tmp_path / "a.tar").write_bytes(first + info.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(DataError, match=r"a\.tar"):
+        read_tar(str(tmp_path / "a.tar"))
+
+
+def test_a_zip_member_of_an_impossible_size_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("1.jpg", b"one")
+        archive.infolist()[0].file_size = 2**63
+    with pytest.raises(DataError, match=r"a\.zip"):
+        read_zip(str(tmp_path / "a.zip"))
+
+
 def test_an_index_file_is_used_while_it_fits(tmp_path, tar, monkeypatch):
     path = tar(tmp_path / "a.tar", {"a/1.jpg": b"one", "a/\tx.jpg": b"two"})
     index = read_tar(str(path))
@@ -105,7 +123,7 @@ def test_an_index_file_is_used_while_it_fits(tmp_path, tar, monkeypatch):
     assert IndexedArchive(str(path), is_zip=False).open_member("a/1.jpg")[0].read() == b"one"
 
 
-@pytest.mark.parametrize("change", ["other archive", "other size", "garbage", "binary", "negative"])
+@pytest.mark.parametrize("change", ["other archive", "other size", "garbage", "binary", "negative", "outside"])
 def test_an_index_file_that_does_not_fit_is_ignored(tmp_path, tar, change):
     path = tar(tmp_path / "a.tar", {"1.jpg": b"one", "2.jpg": bytes(2000)})
     index = read_tar(str(path))
@@ -117,6 +135,7 @@ def test_an_index_file_that_does_not_fit_is_ignored(tmp_path, tar, change):
         tar(path, {"1.jpg": bytes(20000)})
     else:
         wrong = {"garbage": text + "x\n", "binary": "\0" * 100, "negative": text.replace("\t3\t", "\t-3\t")}
+        wrong["outside"] = text.replace("512\t3\t", f"{2**64}\t3\t")
         index_path(path).write_text(wrong[change])
     assert read_index(str(path)) is None
     archive = IndexedArchive(str(path), is_zip=False)

@@ -133,7 +133,7 @@ def test_json_beside_images_in_folders_is_mentioned(tmp_path, tar, caplog):
     assert all(words in line for words in ("0.tar", "4 JSON", "cat/0.json", "KEY.cls")), line
 
 
-@pytest.mark.parametrize("label", [b"", b"x", b"-1", b"1e9", b"99999999999"])
+@pytest.mark.parametrize("label", [b"", b"x", b"-1", b"1e9", b"99999999999", pytest.param(b"9" * 5000, id="long")])
 def test_wrong_labels_are_named(tmp_path, tar, label):
     members = {"1.jpg": b"x", "1.cls": b"1", "2.jpg": b"x", "2.cls": label, "3.jpg": b"x", "3.cls": b"2"}
     path = tar(tmp_path / "0.tar", members)
@@ -256,6 +256,18 @@ def test_tables_without_images(tmp_path):
         find_images(tmp_path / "c.parquet", "train")
 
 
+def test_a_label_outside_utf8_is_named(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.ipc as ipc
+
+    text = pa.array([b"\xff", b"cat"], pa.binary()).view(pa.string())
+    table = pa.table({"image": [b"1", b"2"], "label": text})
+    with ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match=r"a\.arrow"):
+        find_images(tmp_path / "a.arrow", "train")
+
+
 @pytest.mark.parametrize("kind", ["stream", "file"])
 def test_a_truncated_arrow_file_is_named(tmp_path, kind):
     pa = pytest.importorskip("pyarrow")
@@ -324,3 +336,6 @@ def test_stl10(tmp_path):
     np.testing.assert_array_equal(images.open(1).resize((96, 96)), pixels[1])
     unlabeled = find_images(folder / "unlabeled_X.bin", "train")
     assert (len(unlabeled), unlabeled.classes) == (2, ())
+    (folder / "test_y.bin").write_bytes(b"")
+    with pytest.raises(DataError, match="2 images and 0 labels"):
+        find_images(tmp_path, "val")
