@@ -2,7 +2,8 @@
 
 The functions take the options of the commands by name, check them in the same way and raise the same errors, which are
 subclasses of `plsc_mae.errors.UserError`; messages name options as flags. Loader processes end also after an exception.
-Only a hang (--hang_timeout) or, outside notebooks, a second Ctrl-C ends the interpreter. docs/python.md has examples.
+Only a hang (--hang_timeout) or, outside interactive sessions, a second Ctrl-C ends the interpreter. docs/python.md has
+examples.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class TrainResult:
 
     Attributes:
         folder: output folder of the run.
-        checkpoint: undamaged checkpoint with the most updates; None without one.
-        best: checkpoint with the best validation metric; None without one.
+        checkpoint: undamaged checkpoint in the folder with the most updates; None without one.
+        best: checkpoint-best.pd in the folder, with the best validation metric; None without one.
         metrics: values of the last line of log.txt by name, for example "train_loss" and "test_acc1"; of the last line
             of train.jsonl if the run has ended within an epoch; with `eval`, those of the evaluation. Empty without
             logs.
@@ -100,7 +101,8 @@ def train(
 ) -> TrainResult:
     """Pre-train a network, fine-tune or probe a classifier, or continue such a run, in this process; return the result.
 
-    Ctrl-C, or "interrupt" in a notebook, saves the run before it ends; `auto_resume=True` continues it.
+    Ctrl-C, or "interrupt" in a notebook, saves the run before it ends, unless `save_ckpt` is False; `auto_resume=True`
+    continues it.
 
     Args:
         data: training images: a folder or list file (--data_path), a sequence of images, or a sequence of pairs of an

@@ -225,8 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code.
 
     A user's mistake is reported as one sentence on stderr; a bug of plsc_mae keeps its traceback. After either, and
-    after Ctrl-C, one of several processes ends here instead of returning. If the reader of standard output closes it
-    early, as in `plsc-mae ... | head -1`, the program ends silently.
+    after Ctrl-C, a process that has joined others ends here instead of returning. If the reader of standard output
+    closes it early, as in `plsc-mae ... | head -1`, the program ends silently.
 
     Raises:
         SystemExit: with code 0 after `--help` of a command or `--version`.

@@ -1,7 +1,7 @@
 """Errors reported as one sentence, without a traceback.
 
-The command line prints the sentence of a `UserError` and exits with its `exit_code`. Exceptions other than these,
-`Stopped` and Ctrl-C are bugs of plsc_mae and keep their traceback.
+The command line prints the sentence of a `UserError` and exits with its `exit_code`. Exceptions that are neither of
+these, nor `Stopped`, nor caused by Ctrl-C or a closed pipe, are bugs of plsc_mae and keep their traceback.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ EMPTY = "an empty file"
 UNKNOWN = "a binary file"
 UTF16 = "UTF-16 text"
 UTF8 = "utf-8-sig"  # of text that users write, with or without a byte order mark
-_MAX_LINE = 1 << 20  # bytes
+_MAX_LINE = 1 << 20  # bytes that are read at a time
 Group = Literal["archive", "picture", "table", "weights", "pointer", "text", "encoding", "other"]
 
 
@@ -106,7 +107,7 @@ _CONTROLS = bytes({*range(32), 127} - set(b"\t\n\r\f\x1b"))
 
 
 def read_head(path: str | Path) -> bytes:
-    """Return the first 4096 bytes of a regular file.
+    """Return the first 4096 bytes of a regular file, or all of a shorter one.
 
     Raises:
         OSError: the file cannot be read, or is a pipe, socket or device; the call does not wait for these.
@@ -118,7 +119,7 @@ def read_head(path: str | Path) -> bytes:
 
 
 class ForeignLine(NamedTuple):
-    """A line outside UTF-8: its number in the file, from 1, its first wrong byte, and its content."""
+    """A line outside UTF-8: its number in the file, from 1, its first wrong byte, and its content, at most 1 MiB."""
 
     number: int
     byte: int
@@ -140,18 +141,18 @@ def first_foreign_line(path: str | Path) -> ForeignLine | None:
         OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
-        number = 0
-        while line := file.readline(_MAX_LINE):
-            number += 1
+        number, decode = 1, codecs.getincrementaldecoder("utf-8")().decode
+        while piece := file.readline(_MAX_LINE):
             try:
-                line.decode("utf-8")
+                decode(piece, final=not file.peek(1))
             except UnicodeDecodeError as error:
-                return ForeignLine(number, line[error.start], line.strip())
+                return ForeignLine(number, error.object[error.start], piece.strip())
+            number += piece.endswith(b"\n")
     return None
 
 
 def recognize(head: bytes) -> FileKind | None:
-    """Return the kind of the file that starts with `head`, its first 4096 bytes; None for text of no known format."""
+    """Return the kind of a file by its first 4096 bytes `head`; None for text of no known format."""
     if not head:
         return FileKind(EMPTY, "other")
     if head[:4] in (b"PK\3\4", b"PK\5\6", b"PK\7\x08"):

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.errors import ConfigError
-from plsc_mae.file_kinds import HEAD_BYTES, read_head, recognize, require_text
+from plsc_mae.file_kinds import HEAD_BYTES, first_foreign_line, read_head, recognize, require_text
 
 
 def tar(form: int) -> bytes:
@@ -155,3 +155,15 @@ def test_pipes_do_not_block(tmp_path):
     with pytest.raises(OSError, match="it is a pipe"):
         read_head(tmp_path / "pipe")
     require_text(tmp_path / "pipe", "x", "y", ConfigError)
+
+
+def test_a_foreign_line_is_found_also_after_a_very_long_one(tmp_path):
+    path = tmp_path / "list.txt"
+    long = "a" + "é" * (1 << 20)
+    path.write_bytes(f"{long}\n{long}".encode())
+    assert first_foreign_line(path) is None
+    path.write_bytes(f"{long}\n".encode() + " 中文 \n".encode("gbk"))
+    found = first_foreign_line(path)
+    assert (found.number, found.byte, found.gbk) == (2, "中文".encode("gbk")[0], "中文")
+    path.write_bytes("é".encode()[:1])
+    assert first_foreign_line(path).number == 1

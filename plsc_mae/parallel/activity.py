@@ -21,10 +21,10 @@ class Activity:
     Attributes:
         phase: "start", "data", "forward", "backward", "collective", "optimizer", "log", "evaluation" or "save".
         entered: number of phases entered so far.
-        waiting: whether the process waits for others in a collective or barrier of `World` or `Group`.
+        waiting: whether the process waits for others in a method of `World` or `Group`.
         ticks: number of steps within phases so far, such as batches of an evaluation or tensors of a checkpoint.
         update: number of the last finished update of the run.
-        has_updated: whether this process has finished an update since its start.
+        has_updated: whether this process has finished an update since `start_run`.
     """
 
     phase: str = "start"
@@ -75,7 +75,7 @@ def waiting() -> Iterator[None]:
 
 
 def fetching(items: Iterable[Item]) -> Iterator[Item]:
-    """Yield `items` and enter the phase "data" before each; all processes must call."""
+    """Yield `items`, and be in the phase "data" while the next one is fetched; all processes must call."""
     enter("data")
     for item in items:
         yield item

@@ -1,8 +1,8 @@
 """Averages of gradients, and copies of updated parameters, between data-parallel processes.
 
-On a CPU, the processes of a machine exchange float32 tensors through memory that they share, which is quicker than
-gloo's sockets. A collective of one number separates writing from reading, so a process that dies or hangs is noticed as
-in any other collective. There, values are added in the order of the ranks, so means do not depend on timing.
+On a CPU, if all of them can share memory, they exchange float32 tensors through it, which is quicker than gloo's
+sockets. A collective of one number separates writing from reading, so a process that dies or hangs is noticed as in any
+other collective. In shared memory, values are added in the order of the ranks, so means do not depend on timing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class DataParallelExchange:
 
     Attributes:
         rows: shared float32 memory [processes + 1, BUCKET_ELEMENTS]: a row for each process, and one for results. It
-            is None on GPU, and if the processes cannot share memory; Paddle's collectives are then used.
+            is None on GPU, and if the processes cannot share memory. Paddle's collectives are used then, and for other
+            types than float32.
     """
 
     def __init__(self, group: Group, *, on_cpu: bool) -> None:
@@ -162,9 +163,9 @@ def tensor_buckets(params: Sequence[Tensor], limit: int) -> Iterator[list[Tensor
 def shared_rows(group: Group, count: int, elements: int) -> Floats | None:
     """Return float32 memory [count, elements] that all members share, or None in all of them; all must call.
 
-    It is None if a member cannot map the memory: it runs on another machine or in another container, the system is not
-    Linux, or memory is short. The memory has no name in a file system, so nothing remains after the processes, however
-    they end.
+    It is None if a member cannot map the memory, for example because it runs on another machine or in another
+    container, the system is not Linux, or memory is short. The memory has no name in a file system, so nothing remains
+    after the processes, however they end.
     """
     size, descriptor, key, shared = 4 * count * elements, -1, secrets.randbits(62), None
     with suppress(OSError, AttributeError):

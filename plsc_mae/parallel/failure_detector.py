@@ -1,9 +1,9 @@
 """Failure detector: if any process of a run dies, it ends the others.
 
-Each process holds a TCP connection to process 0 and listens on it in a thread. Before a process exits, it sends its
-reason. If a connection drops without a reason, process 0 treats that process as killed and notifies the others.
-Collectives, kernels and waits at the launcher's store release the global interpreter lock, so the thread can run at any
-time. A second connection carries the reports of the hang detector.
+Every other process holds a TCP connection to process 0, and a thread at either end listens on it. Before a process
+exits, it sends its reason. If a connection drops without one, the process at the other end counts as killed; process 0
+notifies the others. Collectives, kernels and waits at the launcher's store release the global interpreter lock, so the
+thread runs during them, too. A second connection carries the reports of the hang detector.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ class End(NamedTuple):
     Attributes:
         cause: sentence without its period.
         code: exit code for the processes.
-        in_words: whether the first process to end reported the cause itself, instead of dying without a message.
-        hung_at: if the run hangs, number of the last finished update; all processes then write their stacks. Else None.
+        in_words: True if the cause is an error that a process reported; False if it was detected from outside.
+        hung_at: if the run hangs, number of the last update that the hanging process has reported, 0 without a report;
+            the processes then write their stacks. Else None.
     """
 
     cause: str
@@ -65,7 +66,7 @@ class End(NamedTuple):
 
 
 class Watch(ABC):
-    """Monitor of other processes that ends this process when one of them dies.
+    """Monitor of other processes that ends this process when one of them dies or reports an error.
 
     Args:
         process: index of this process.
@@ -75,7 +76,7 @@ class Watch(ABC):
         reports: connections for the reports of the hang detector, by process index.
         stacks_folder: folder of the stacks that this process writes if the run hangs; None writes to stderr only.
         describe_suspect: returns a sentence about a process that has made no progress for a while; "" without one.
-        end: reason for the end of the run; None until this process or another one has found it.
+        end: reason for which the run ends; None before, and if this process itself reports an error.
     """
 
     def __init__(self, process: int) -> None:
@@ -95,7 +96,7 @@ class Watch(ABC):
         threading.Thread(target=self._listen, name="peers", daemon=True).start()
 
     def wait_for_end(self, seconds: float = GRACE / 2) -> End | None:
-        """Wait up to `seconds` for the reason of another process to end the run, and return it; None without one."""
+        """Wait up to `seconds` until `end` is known, and return it; None if it is not."""
         self._end_known.wait(seconds)
         return self.end
 
@@ -108,7 +109,7 @@ class Watch(ABC):
         self._leave(end=f"process {self.process} on {socket.gethostname()}: {sentence}", code=code)
 
     def announce(self, end: End) -> None:
-        """Print the reason for the end of the run; later calls do nothing."""
+        """Print the reason for the end of the run to stderr; later calls do nothing."""
         with self._lock:
             if not self._announced:
                 print(f"plsc-mae: error: {end.cause}; this process ends too", file=sys.stderr, flush=True)
@@ -121,7 +122,7 @@ class Watch(ABC):
                 peer.send(**message)
 
     def _report_exit(self) -> None:
-        """Report success, or the exception that ends the interpreter, unless something was reported before."""
+        """Report the uncaught exception that ends the interpreter, or else success, unless a report was sent before."""
         error = getattr(sys, "last_value", None)
         if error is None:
             self.report_success()
@@ -129,7 +130,7 @@ class Watch(ABC):
             self.report_failure(summary(error), 1)
 
     def _forget(self) -> None:
-        """Close the connections in a forked child; otherwise they would stay open after the parent process dies."""
+        """Close the connections in a forked child, where they would stay open after the parent process dies."""
         for peer in [*self.peers, *self.reports.values()]:
             peer.connection.close()
         atexit.unregister(self._report_exit)
@@ -140,7 +141,7 @@ class Watch(ABC):
 
     @abstractmethod
     def end_all(self, end: End) -> None:
-        """Send the reason to all processes and end them and this one."""
+        """Send the reason to the other processes, and end this one."""
 
     def _end(self, end: End) -> None:
         """End this process unless it begins to exit within SHORT_GRACE seconds, or GRACE seconds if `end.in_words`.
@@ -206,7 +207,7 @@ class Member(Watch):
 
 
 class Hub(Watch):
-    """Watch of process 0, which is connected to all others and notifies them of the first death.
+    """Watch of process 0, which is connected to all others and notifies them of the first death or error.
 
     Args:
         processes: number of processes in the run.
@@ -232,10 +233,7 @@ class Hub(Watch):
         self._complete.wait(JOIN_TIMEOUT)
 
     def _leave(self, **message: Any) -> None:
-        """Send the report, then let the others exit first, because they may be waiting at the store of this process.
-
-        The wait for them ends after GRACE seconds.
-        """
+        """Send the report, then wait up to GRACE seconds for the others to exit: they may need this process's store."""
         if self._leaving.is_set():
             return
         super()._leave(**message)
@@ -270,7 +268,8 @@ class Hub(Watch):
         connection.settimeout(JOIN_TIMEOUT / 3)
         peer = Peer(connection)
         hello = peer.receive()
-        if not hmac.compare_digest(str(hello.get("token", "")).encode(), self.token.encode()):
+        token = str(hello.get("token", "")).encode(errors="replace")  # JSON can hold lone surrogates
+        if not hmac.compare_digest(token, self.token.encode()):
             connection.close()
             return
         number, reports = int(hello["process"]), bool(hello.get("reports"))
@@ -305,14 +304,14 @@ class Hub(Watch):
         return True
 
     def end_all(self, end: End) -> None:
-        """Send the reason to all processes and end this one."""
+        """Send the reason to the other processes, and end this one."""
         for peer in list(self.peers):
             peer.send(**end.message())
         self._end(end)
 
 
 def summary(error: BaseException) -> str:
-    """Return the first line of an exception in the form `Type: message`."""
+    """Return an exception as `Type: message`, with the first line of the message, if any."""
     return traceback.format_exception_only(type(error), error)[-1].strip().partition("\n")[0]
 
 
@@ -347,7 +346,7 @@ def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = 
 
 
 def current() -> Watch | None:
-    """Return the watch of this process; None if the process is the only one or has not joined."""
+    """Return the watch of this process; None before `join`, and in a run of one process."""
     return _watch
 
 
@@ -364,7 +363,9 @@ def report_success() -> None:
 
 
 def end(sentence: str, code: int) -> int:
-    """End all processes with exit code `code`, and do not return; if this process is the only one, return `code`.
+    """Report an error to the other processes, which end too, and leave with `code`; a single process returns `code`.
+
+    A process that has not called `join` yet counts as single.
 
     Args:
         sentence: message of the error, which this process has already printed.
@@ -377,10 +378,10 @@ def end(sentence: str, code: int) -> int:
 
 
 def end_by(error: Exception) -> NoReturn:
-    """End all processes because of an unexpected exception; if this is the only process, raise it again.
+    """End all processes because of the unexpected exception `error`; a single process, see `end`, raises it.
 
-    If another process has died, its death is reported instead of the exception. Collectives whose connection breaks
-    fail with misleading messages; gloo, for example, reports a timeout.
+    If another process has ended the run, its reason is printed instead. Collectives whose connection breaks fail with
+    misleading messages; gloo, for example, reports a timeout.
     """
     if _watch is None:
         raise error
@@ -409,7 +410,7 @@ def end_hung(end: End, folder: Path) -> NoReturn:
 
 
 def leave_group(code: int) -> None:
-    """End this process at once if it is one of several; return if it is the only one.
+    """End this process at once if it is one of several, see `end`; otherwise return.
 
     The interpreter's own end is skipped: after about 1 of 100 finished runs of two processes on the CPU, it died of
     SIGSEGV in the cleanup of Paddle 3.3, and the run had a failure's exit code.

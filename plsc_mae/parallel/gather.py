@@ -1,4 +1,4 @@
-"""Gathering of sharded tensors in process 0, a few at a time, so that no process ever holds all of them."""
+"""Gathering of the tensors of all processes in process 0, a few at a time, so that it need not hold all of them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Collection:
     Args:
         mine: tensors of this process.
         world: processes of the run; all of them must create the collection.
-        scattered: whether tensors may be missing in process 0; if not, nothing is exchanged.
+        scattered: whether process 0 may lack tensors or parts of them; if not, nothing is exchanged.
     """
 
     def __init__(self, mine: Holdings, world: World, *, scattered: bool) -> None:

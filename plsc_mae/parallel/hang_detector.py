@@ -1,8 +1,8 @@
-"""Hang detector: ends a run whose processes live but make no progress.
+"""Hang detector: ends a run whose processes live but make no progress, or no longer report.
 
 A thread of every process sends the process's activity to process 0 in short intervals. Process 0 finds the process that
-is behind and ends the run. The others watch the reports of process 0 in return, because a stopped process cannot
-detect itself. A run of one process watches itself.
+is silent or behind, and ends the run. It also sends its own activity to the others, which end the run if it is silent,
+because a stopped process cannot detect itself. A run of one process watches itself.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 LONGEST_INTERVAL = 1.0  # seconds between two reports
 REPORTS_PER_TIMEOUT = 20
 SUSPICIOUS = 20.0  # seconds without progress after which a warning names a process, before gloo gives up after 30
-FIRST_UPDATE = 1800.0  # seconds without progress allowed up to the first update, which may compile kernels
+FIRST_UPDATE = 1800.0  # least seconds without progress allowed up to the first update, which may compile kernels
 
 
 @dataclasses.dataclass
@@ -36,8 +36,8 @@ class Observed:
 
     Attributes:
         name: name in messages.
-        heard: time of its last report in seconds.
-        moved: time of its last report of progress in seconds.
+        heard: time in seconds from which its silence counts.
+        moved: time in seconds from which its lack of progress counts.
         activity: content of its last report; None before the first.
     """
 
@@ -85,10 +85,10 @@ class ProgressTable:
         return _end(f"{worst.name} hangs: no report for {self._limit()}; last report: {_place(worst.activity)}", worst)
 
     def find_suspect(self, now: float) -> Observed | None:
-        """Return the entry of the process that has been silent or behind for SUSPICIOUS seconds; None without one.
+        """Return the entry of a process that has been silent or behind for SUSPICIOUS seconds; None without one.
 
-        Of several, it is the one without progress for longest. It may be the cause of a failure elsewhere: gloo's
-        collectives give up after 30 seconds, with a message that does not name the process.
+        Silent processes come first, then the one without progress for longest. It may be the cause of a failure
+        elsewhere: gloo's collectives give up after 30 seconds, with a message that does not name the process.
         """
         silent = [seen for seen in list(self.observed.values()) if now - seen.heard >= SUSPICIOUS]
         table = [seen for seen in list(self.observed.values()) if seen.activity is not None]
@@ -107,7 +107,7 @@ class ProgressTable:
     def find_stalled(self, now: float) -> End | None:
         """Return the end of the run if no process has made progress for the timeout, else None.
 
-        Until every process has finished an update, the timeout is at least FIRST_UPDATE.
+        Until every process has finished an update since its start, the timeout is at least FIRST_UPDATE.
         """
         table = [seen for seen in self.observed.values() if seen.activity is not None]
         if not table:
@@ -214,7 +214,7 @@ class HangDetector:
             self.table.hear(0, mine, now)
         for number, connection in self.reports.items():
             connection.send(**dataclasses.asdict(mine))
-            if (report := connection.latest()) is None:
+            if not (report := connection.latest()):  # none, or one that a full buffer has truncated
                 continue
             if report.get("left"):
                 self.table.forget(number)

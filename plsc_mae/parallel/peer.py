@@ -32,7 +32,11 @@ class Peer:
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
     def send(self, **message: Any) -> None:
-        """Send a message; errors of the connection are ignored."""
+        """Send a message; errors of the connection are ignored.
+
+        After a call of `latest`, this does not wait: a message for which the buffer lacks room is lost, and may spoil
+        the next one.
+        """
         with contextlib.suppress(OSError):
             self.connection.sendall(json.dumps(message).encode() + b"\n")
 
@@ -55,7 +59,10 @@ class Peer:
         return _parsed(line)
 
     def latest(self) -> dict[str, Any] | None:
-        """Return the newest message that has arrived, {} if it is not valid, None if no message has; do not wait."""
+        """Return the newest message that has arrived, {} if it is not valid, None if no message has; do not wait.
+
+        The connection does not block from then on, so that a stopped process at its other end cannot stop this one.
+        """
         self.connection.setblocking(False)
         with contextlib.suppress(OSError):
             while data := self.connection.recv(1 << 16):

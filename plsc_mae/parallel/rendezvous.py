@@ -14,10 +14,10 @@ MAX_WAIT = 60.0  # seconds
 def wait_for_store(process: int) -> None:
     """Wait until Paddle's store listens, if process 0 runs it on this machine; return after MAX_WAIT at the latest.
 
-    On other machines and other systems than Linux this does nothing, and Paddle's own attempts remain.
+    In process 0, on other machines and on other systems than Linux this does nothing; Paddle's own attempts remain.
 
     Args:
-        process: number of this process.
+        process: index of this process.
     """
     on_first_machine = process < int(os.environ.get("PADDLE_LOCAL_SIZE", "0"))
     if process == 0 or not on_first_machine or not _SOCKETS[0].exists():

@@ -129,7 +129,7 @@ class GroupExchange:
 
 
 def share_blocks(model: nn.Layer, group: Group) -> None:
-    """Reduce every attention and MLP of a network, in place, to this process's heads and hidden columns.
+    """Reduce the layers of a network that declare a `tensor_split`, in place, to this process's share.
 
     Call this before anything refers to the parameters, which are replaced. All processes must start from the same whole
     network.

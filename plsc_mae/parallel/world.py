@@ -27,8 +27,8 @@ class World:
     dimension, then data, then pipeline, so that the processes that communicate most are closest. The last stage has the
     lowest indices, because it computes the loss and process 0 writes the files.
 
-    Every process must create one, before anything else uses the device. `python -m paddle.distributed.launch` starts
-    several processes; without it there is one.
+    Every process must create one, before anything else uses the device. `plsc-mae launch` and
+    `python -m paddle.distributed.launch` start several processes; without them there is one.
 
     Args:
         device: "auto", "cpu", "gpu" or "cuda".
@@ -134,9 +134,10 @@ class World:
         """Prepare a layer for data parallelism and return it; all processes must call.
 
         On GPUs, the result is a DataParallel, which averages the gradients in every backward pass outside its
-        `no_sync`. On CPU, and with pipeline stages, it is the layer itself, and `average_gradients` must follow the
-        last backward pass of an update. The parameters become those of the first data-parallel process; with tensor or
-        pipeline parallelism, they must be equal in all data-parallel processes before.
+        `no_sync`. On CPU, with pipeline stages, and without data parallelism, it is the layer itself, and
+        `average_gradients` must follow the last backward pass of an update. The parameters become those of the first
+        data-parallel process; with tensor or pipeline parallelism, they must be equal in all data-parallel processes
+        before the call.
         """
         if self.size == 1 or self.pipeline.size > 1:
             return layer

@@ -20,7 +20,7 @@ from plsc_mae.train.log.run_logger import duration
 from plsc_mae.train.scaling import images_per_update, peak_lr, scales_with_batch
 from plsc_mae.wording import counted, in_millions
 
-# Options that the other rows of the overview show.
+# Options that the row "options" of the overview leaves out: other rows show them, or they concern the console only.
 SHOWN_OPTIONS = (
     *("model", "data_path", "output_dir", "epochs", "batch_size", "accum_iter", "lr", "blr", "max_train_step"),
     *("quiet", "json"),
@@ -149,7 +149,8 @@ def _every(number: int, noun: str) -> str:
 
 def continuation(config: TrainingConfig, world: World, run: str) -> str | None:
     """Return the command that continues a run; None for images in memory, and for processes on several machines."""
-    if config.data_path.startswith(IN_MEMORY) or world.processes > runtime.local_processes():
+    paths = (config.data_path, getattr(config, "eval_data_path", ""))
+    if any(path.startswith(IN_MEMORY) for path in paths) or world.processes > runtime.local_processes():
         return None
     launch = f"launch --nproc_per_node {world.processes} " if world.processes > 1 else ""
     file = shlex.quote(os.fspath(config_path(config.output_dir, run)))

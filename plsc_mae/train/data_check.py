@@ -1,8 +1,8 @@
 """Check of the image files of a run before its first update, divided among the processes.
 
-If a list has bad files or at least KEPT_FILES files, the main process writes the result to data_check.json in the
-output folder. A later start with the same list and pixel settings uses that result. It examines only the bad files
-again, which may have been repaired; those that crashed or blocked a data worker stay bad.
+If a list has bad files or at least KEPT_FILES files, the main process writes the result of all lists to data_check.json
+in the output folder. A later start with the same list and pixel settings uses that result. It examines only the bad
+files again, which may have been repaired; those that crashed or blocked a data worker stay bad.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class BadFile(NamedTuple):
 def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageList]) -> dict[str, list[BadFile]]:
     """Check the files of a run and return the bad ones by the name of their list; all processes must call.
 
-    The bad files are also added to `unreadable` of their list. With --no_check_data nothing is checked and the result
-    is {}. Images of sequences are not checked.
+    With --bad_image skip, the bad files are also added to `unreadable` of their list. With --no_check_data nothing is
+    checked, and the result is {}. Images of sequences are not checked, and are absent from the result.
 
     Args:
         config: options of the run: --check_data, --bad_image and those for reading images.
         world: processes among which the files are divided.
-        lists: the lists by name, for example train and val; {} in pipeline stages that read no files.
+        lists: the lists by name, for example "train" and "val"; {} in pipeline stages that read no files.
 
     Raises:
         DataError: files are bad and --bad_image is error, and the message names the first ones; or data workers keep
@@ -76,7 +76,7 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     path = Path(config.output_dir) / RESULT
     known = _read(path) if world.is_main else {}
     digests = {name: _digest(images, values) if world.is_main else "" for name, images in lists.items()}
-    known = {name: entry for name, entry in known.items() if entry and entry.get("digest") == digests.get(name)}
+    known = {name: entry for name, entry in known.items() if entry.get("digest") == digests.get(name)}
     notes_by_list = _notes(lists, known, config, world, values)
     found, entries = {}, {}
     for name, images in lists.items():
@@ -130,7 +130,7 @@ def _notes(
 
 
 def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelFormat) -> Notes:
-    """Return the `Note` flags of each file, int64 [n], from an earlier result: the reasons of `bad` files by path.
+    """Return the `Note` flags of each file, int64 [n], from an earlier result; `bad` has its reasons by path.
 
     The bad files are examined again, except those that crashed or blocked a data worker, which stay bad.
     """
@@ -167,12 +167,13 @@ def _digest(images: ImageList, values: PixelFormat) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the result of an earlier check by list name; {} if its file is missing or damaged."""
+    """Return the result of an earlier check by list name, without damaged ones; {} if its file cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    found = content.items() if isinstance(content, dict) else ()
+    return {name: entry for name, entry in found if isinstance(entry, dict)}
 
 
 def _write(path: Path, entries: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 class WarningRecorder(logging.Handler):
-    """Handler that writes the warnings of plsc_mae to the history of a run, and keeps them in memory before it exists.
+    """Handler that writes warnings and errors of plsc_mae to the history of a run, after keeping early ones in memory.
 
     Attributes:
         count: number of warnings so far, including those beyond MAX_WARNINGS, which are not written.

@@ -68,7 +68,8 @@ def warn_of_default_network(config: TrainingConfig, n_parameters: int) -> None:
 def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, updates_per_epoch: int) -> None:
     """Log a warning for each sign that a schedule hardly trains.
 
-    The signs are a long warm-up, a first or last rate above the peak, and LARS with tiny updates.
+    The signs are a warm-up that is long or not over at --max_train_step, a --min_lr or --warmup_lr above the peak, and
+    LARS with tiny updates.
 
     Args:
         config: options of the run.

@@ -75,7 +75,7 @@ class Verdict(enum.Enum):
     Attributes:
         APPLY: update the parameters.
         DISCARD: discard the gradients.
-        OVERFLOW: discard the gradients and halve the loss scale.
+        OVERFLOW: discard the gradients and lower the loss scale.
     """
 
     APPLY = enum.auto()
@@ -106,7 +106,7 @@ class Stepper:
         optimizer: updates the parameters in `groups`.
         groups: parameter groups of the optimizer; with ZeRO stage 1 only the parameters that this process updates.
         params: all trainable parameters of this process by name; None for those of `task.model`.
-        layer: the task, compiled or wrapped for data parallelism; None for the task itself.
+        layer: the task, if it is compiled or wrapped for data parallelism or ZeRO; None for the task itself.
         clip_grad: largest global gradient norm; None disables clipping.
         precision: precision of the forward passes.
         world: processes of the run; None for a single process.
@@ -151,9 +151,9 @@ class Stepper:
         Args:
             batch: result of `Task.prepare`.
             group_size: number of iterations in this accumulation group.
-            last: whether this is the last iteration of the group, after which the gradients are averaged over the
-                data-parallel processes. With ZeRO stages 2 and 3, Paddle exchanges them in every iteration. All of
-                these processes must call.
+            last: whether this is the last iteration of the group, which averages the gradients over the data-parallel
+                processes. With ZeRO stages 2 and 3, Paddle exchanges them in every iteration. All of these processes
+                must call.
 
         Returns:
             The output of `Task.forward_backward`; its loss is neither divided by `group_size` nor scaled.

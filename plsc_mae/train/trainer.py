@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ class Trainer:
 
     Attributes:
         progress: position of the run.
-        metrics: the observers' metrics after the last finished epoch, by name.
+        metrics: the metrics, by name, of the observers that were due after the last finished epoch.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- start and end
 
     def fit(self, start: Start | None = None) -> None:
-        """Train to the end of the run; if it has ended before, only write checkpoints that a kill has prevented.
+        """Train to the end of the run; if that was reached before, only write checkpoints that a kill has prevented.
 
         Args:
             start: result of an earlier call of `find_start`; None calls it now.
@@ -106,8 +107,8 @@ class Trainer:
             ConfigError: the position of the checkpoint is not between two updates of this run.
             DataError: images cannot be read, see --bad_image, or a feature is not finite.
             DivergedError: the loss or a gradient is not finite, and --nan_policy stops the run.
-            Stopped: SIGTERM or Ctrl-C stopped the run. Its position has been saved, unless it made no update or
-                --no_save_ckpt is set.
+            Stopped: SIGTERM or Ctrl-C stopped the run. Its position has been saved, unless this start made no progress
+                or --no_save_ckpt is set.
         """
         create_folder(self.config)
         if start is None:
@@ -353,7 +354,7 @@ class Trainer:
         }
 
     def _report(self, watch: Stopwatch, images: int) -> None:
-        """Log the means since the previous log line, over `images` images of all processes; all processes must call."""
+        """Log the means since the previous log line, and the speed of `images` images; all processes must call."""
         activity.enter("log")
         window = self.state.window
         means = window.means(self.world)
@@ -380,7 +381,7 @@ class Trainer:
         Args:
             means: mean values of the interval by name.
             lap: seconds of the interval and the fraction of them spent waiting for data.
-            images: number of images of the interval in all processes.
+            images: number of images in these seconds, over all processes.
         """
         at, (seconds, data_share) = self.progress, lap
         record = {
@@ -468,5 +469,5 @@ class Trainer:
 def _extreme_lr_scales(groups: Sequence[ParamGroup], world: World) -> tuple[float, float]:
     """Return the (largest, smallest) learning rate factor of all parameter groups in all processes; all must call."""
     scales = [group.lr_scale for group in groups]
-    largest, negative = world.largest([max(scales, default=0.0), -min(scales, default=math.inf)])
+    largest, negative = world.largest([max(scales, default=0.0), -min(scales, default=sys.float_info.max)])
     return largest, -negative

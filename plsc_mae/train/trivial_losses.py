@@ -1,4 +1,4 @@
-"""Losses of trivial predictors on the first training batches, computed once per run, as references for its loss."""
+"""Losses of trivial predictors on training batches, computed once per run, as references for its loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrivialLosses:
-    """Measurement of the losses of trivial predictors, on the first training batches of the main process.
+    """Measurement of the losses of trivial predictors, on the main process's first training batches after `start`.
 
     It reads no image again and draws no random numbers, so the training is unaffected.
 

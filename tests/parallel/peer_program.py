@@ -51,6 +51,7 @@ def refuse(store: FolderStore) -> None:
         ('"guess"', "2"),
         ('"guess"', '"x"'),
         ('"gu\\u00e9ss"', "2"),
+        ('"\\ud800"', "2"),
         ("null", "[]"),
         ("[" * 20000, "2"),
     ):

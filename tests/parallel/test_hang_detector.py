@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import select
+import socket
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from plsc_mae.errors import HANG_EXIT_CODE
 from plsc_mae.parallel import activity, failure_detector, hang_detector
 from plsc_mae.parallel.activity import Activity
 from plsc_mae.parallel.hang_detector import FIRST_UPDATE, HangDetector, ProgressTable
+from plsc_mae.parallel.peer import Peer
 
 PROGRAM = Path(__file__).with_name("hanging_program.py")
 TIMEOUT = 100.0
@@ -151,6 +155,24 @@ def test_the_next_suspect_is_logged_without_a_pause_between_them(table, messages
         detector._warn(now)
     assert ["process 1 on b" in message for message in messages] == [True, False]
     assert "process 0 on a" in messages[1]
+
+
+def test_a_stopped_process_blocks_no_detector_and_half_a_report_is_none(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        theirs = socket.create_connection(server.getsockname())
+        ours, _ = server.accept()
+    for end, option in ((ours, socket.SO_SNDBUF), (theirs, socket.SO_RCVBUF)):
+        end.setsockopt(socket.SOL_SOCKET, option, 4096)
+    with ours, theirs:
+        watch = types.SimpleNamespace(process=0, reports={1: Peer(ours, "process 1 on b")})
+        detector = HangDetector(TIMEOUT, tmp_path, watch)
+        for number in range(2000):  # the other end reads none of the reports
+            detector._exchange(number)
+        for sent, heard in ((b'{"phase": "da{"phase": "save"}', None), (b'{"phase": "save"}', Activity("save"))):
+            theirs.sendall(sent + b"\n")
+            select.select([ours], [], [], 10)
+            detector._exchange(0)
+            assert detector.table.observed[1].activity == heard
 
 
 # ------------------------------------------------------------------------------------------------ one process

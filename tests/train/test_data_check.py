@@ -125,6 +125,12 @@ def test_a_file_that_crashed_a_worker_is_not_read_again(finetune, damaged, tmp_p
     assert "dark2.png" not in finetune(ONE_STEP)[2]
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"train": [3]}'])
+def test_a_damaged_result_counts_as_none(tmp_path, content):
+    (tmp_path / data_check.RESULT).write_text(content)
+    assert data_check._read(tmp_path / data_check.RESULT) == {}
+
+
 def test_the_check_can_be_left_out(finetune, tmp_path):
     code, _, err = finetune(f"{ONE_STEP} --no_check_data --bad_image skip")
     assert code == 0

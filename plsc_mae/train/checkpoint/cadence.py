@@ -24,8 +24,8 @@ def step_save_is_due(config: TrainingConfig, at: Progress) -> bool:
 def due_tags(config: TrainingConfig, at: Progress) -> list[int | str]:
     """Return the tags of the checkpoints to write after an epoch; empty if none is due.
 
-    The tags are the index of the finished epoch or "latest", and "best". `at` is the position after the epoch, so
-    `at.epoch` is the index of the next one.
+    They can be the index of the finished epoch or else "latest", and "best" if the epoch's metric is the best so far.
+    `at` is the position after the epoch, so `at.epoch` is the index of the next one.
     """
     tags: list[int | str] = []
     if at.step and (is_over(config, at) or at.epoch % config.save_ckpt_freq == 0):

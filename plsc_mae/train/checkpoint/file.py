@@ -1,8 +1,8 @@
 """Checkpoint files: written atomically, with a checksum, and found again after a crash.
 
 A file is a pickle of plain data and NumPy arrays, which `paddle.load` opens too. It ends with a footer that unpickling
-ignores: JSON with epoch, step, id of the run, size and SHA-256 of the pickle, and a CRC of these values; then the
-length of the JSON and a magic number. Files are read by the safe reader, which executes nothing.
+ignores: JSON with epoch, step, id of the run, if any, size and SHA-256 of the pickle, and a CRC of these values; then
+the length of the JSON and a magic number. Files are read by the safe reader, which executes nothing.
 """
 
 from __future__ import annotations
@@ -101,20 +101,24 @@ def save(path: Path, state: dict[str, Any], *, predecessor: Path | None = None) 
         predecessor: path to which an existing file at `path` is moved; None overwrites that file.
 
     Raises:
-        CheckpointError: the file cannot be written, or its content read back differs.
+        CheckpointError: the file cannot be written, its content read back differs, or the renames cannot be flushed to
+            the disk.
     """
     temporary = path.with_name(path.name + TEMPORARY)
+    verified = False
     try:
         _write(temporary, state)
         verify(temporary)
+        verified = True
         _replace(temporary, path, predecessor)
     except (OSError, CheckpointError) as error:
+        is_renamed = verified and not os.path.lexists(temporary)
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) else "the content read back differs from that written"
-        raise CheckpointError(
-            f"cannot write the checkpoint {path}: {reason}; earlier checkpoints are untouched"
-        ) from None
+        in_place = "the new file is in place, but a power failure may undo that"
+        earlier = in_place if is_renamed else "earlier checkpoints are untouched"
+        raise CheckpointError(f"cannot write the checkpoint {path}: {reason}; {earlier}") from None
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
@@ -166,12 +170,16 @@ def _crc(footer: dict[str, Any]) -> int:
     return zlib.crc32(json.dumps(footer).encode())
 
 
+def _is_complete(footer: dict[str, Any]) -> bool:
+    """Return whether a footer has all values and no unknown ones, and epoch, step and size are integers."""
+    return footer.keys() - {RUN} == FOOTER and all(type(footer[name]) is int for name in FOOTER - {"sha256"})
+
+
 def read_footer(path: Path) -> dict[str, Any]:
     """Read and return the footer of a checkpoint: {"sha256", "bytes", "epoch", "step"}, and "run" if it has an id.
 
     Raises:
-        CheckpointError: the file cannot be read, or its footer is missing or damaged, because the file is truncated or
-            not a checkpoint of plsc_mae.
+        CheckpointError: the file cannot be read, or its footer is missing or damaged.
     """
     try:
         with open(path, "rb") as file:
@@ -185,14 +193,14 @@ def read_footer(path: Path) -> dict[str, Any]:
                     file.seek(end - tail - size)
                     footer = json.loads(file.read(size))
                     # Earlier versions wrote no crc.
-                    if footer.pop("crc", None) in (None, _crc(footer)) and footer.keys() - {RUN} == FOOTER:
+                    if footer.pop("crc", None) in (None, _crc(footer)) and _is_complete(footer):
                         return footer
     except IsADirectoryError:
         raise CheckpointError(describe_run_folder(path)) from None
     except OSError as error:
         advice = (fetch_advice(path) if isinstance(error, FileNotFoundError) else "") or "check the path"
         raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}; {advice}") from None
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         pass  # damaged JSON
     fresh = remedies("with --initial_weights", "with --finetune")
     raise CheckpointError(
@@ -235,7 +243,7 @@ def load(path: Path) -> Checkpoint:
 def find_newest(
     output_dir: str, exp_name: str, wanted: Callable[[dict[str, Any]], bool] = lambda _: True
 ) -> Path | None:
-    """Return the undamaged checkpoint with the most updates, or None without one; warn about damaged files.
+    """Return the undamaged checkpoint with the most updates, or None without one; warn about damaged files met before.
 
     Args:
         output_dir: folder of the checkpoints.

@@ -44,8 +44,9 @@ class Start(NamedTuple):
         checkpoint: the checkpoint to resume from; None if the run starts from the beginning.
         record: identity of the run; without an id if the run is a new one.
         displaced: files of other runs, which `prepare_folder` moves to a sub-folder.
-        copied: logs that the run continues and that another run needs too; they are copied to that sub-folder.
-        displaced_run: id of the run that wrote the displaced files, for the name of the sub-folder; "" if it has none.
+        copied: logs, options and reports that the run continues and that another run needs too; they are copied to that
+            sub-folder.
+        displaced_run: id of a run that wrote displaced files, for the name of the sub-folder; "" if it has none.
         found: the run record that the folder had when the start was determined; None without one.
     """
 
@@ -114,7 +115,7 @@ class _RunFiles:
         footers: footers of the checkpoints with this --exp_name by path; None if the file is damaged.
         checkpoints: checkpoints with any --exp_name.
         logs: logs that are not empty.
-        run: id of the run that wrote the files; "" if none is known.
+        run: id of a run that wrote the files, preferably that of the record; "" if none is known.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -139,7 +140,7 @@ class _RunFiles:
 
     @property
     def only_foreign_records(self) -> bool:
-        """True if --log_dir holds VisualDL records, and the output folder no checkpoint, log or record of a run."""
+        """True if --log_dir is another folder with VisualDL records, and this one has no checkpoint, log or record."""
         outside = self.records.parent.absolute() != self.folder.absolute()
         return outside and self.logs == [self.records] and not self.checkpoints and self.record is None
 

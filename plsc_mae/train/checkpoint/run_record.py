@@ -63,7 +63,8 @@ def read_record(path: Path) -> RunRecord | None:
         record = RunRecord(**content)
     except (OSError, ValueError, TypeError):
         return None
-    return record if isinstance(record.run, str) and record.run else None
+    texts = record.run, record.origin, record.origin_run
+    return record if record.run and all(isinstance(text, str) for text in texts) else None
 
 
 def write_record(path: Path, record: RunRecord) -> None:
@@ -76,7 +77,7 @@ def write_record(path: Path, record: RunRecord) -> None:
 
 
 def require_own_record(path: Path) -> None:
-    """Raise CheckpointError if `path` exists and is not the record of a run."""
+    """Raise CheckpointError if `path` holds something other than the record of a run."""
     try:
         refuse_foreign(path, ('"run"', '"origin"'))
     except FileExistsError:

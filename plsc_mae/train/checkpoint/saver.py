@@ -41,7 +41,7 @@ class Saver:
     Attributes:
         missing: tags that the last call of `save` could not write.
         saved_position: `Progress.position_key` of the last successful save.
-        saved_path: the checkpoint that the last successful save wrote; None before the first.
+        saved_path: the first checkpoint that the last successful save wrote; None before any.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Saver:
                 self.saved_position, self.saved_path = progress.position_key, self.path(written[0])
 
     def save_absent(self, progress: Progress, tags: Sequence[int | str]) -> None:
-        """Write those checkpoints `tags` that are not on the disk, for example after a kill between two files."""
+        """Write those of the checkpoints `tags` whose files at this position are missing, for example after a kill."""
         main = self.world.is_main
         there = [float(main and checkpoint_file.is_saved(self.path(tag), progress.step)) for tag in tags]
         found = self.world.largest(there) if tags else []

@@ -54,7 +54,8 @@ class Progress:
         epoch: current epoch, from 0.
         batches_done: number of finished iterations of the epoch.
         step: number of updates since the start of the run, including discarded ones.
-        best: largest value so far of the metric that selects checkpoint-best.pd.
+        best: largest value so far of the metric that selects checkpoint-best.pd, without values whose checkpoint could
+            not be written.
         skipped_updates: number of updates skipped because of a non-finite loss or gradient norm.
         skipped_in_a_row: number of skipped updates since the last applied update.
         rollbacks: number of rollbacks because of a non-finite loss or gradient norm.
@@ -137,8 +138,9 @@ class RunState:
     def content(self, progress: Progress, tag: int | str) -> Iterator[dict[str, Any]]:
         """Yield the content of the checkpoint `tag`; all processes must enter this context.
 
-        In the main process the tensors are in `LazyDict` dictionaries, which receive tensors of other processes while
-        they are written. The other processes send their tensors and get an empty dictionary.
+        In the main process the tensors of network, optimizer and task are in `LazyDict` dictionaries, which receive
+        those of other processes while they are written. The other processes send their tensors and get an empty
+        dictionary.
         """
         means = {"meters": self.epoch_meters.state(self.world), "window": self.window.state(self.world)}
         if self.stepper.gather_weights is not None:

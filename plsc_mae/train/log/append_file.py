@@ -37,7 +37,7 @@ class AppendedFile:
         pending: bytes that are not yet written.
 
     Raises:
-        CheckpointError: the file cannot be created or opened for writing.
+        CheckpointError: the file cannot be created or touched.
     """
 
     def __init__(self, path: Path, option: str = "--output_dir") -> None:
@@ -140,7 +140,7 @@ class VisualDLRecords(AppendedFile):
         name: name of the run in VisualDL, stored in a new file.
 
     Raises:
-        CheckpointError: the file cannot be created or opened for writing.
+        CheckpointError: see `AppendedFile`.
         ImportError: visualdl is not installed, or its import fails.
     """
 

@@ -19,7 +19,7 @@ from plsc_mae.errors import ConfigError, flag
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}  # package that a --logger needs
 PROJECT = "plsc_mae"  # of Weights & Biases, unless WANDB_PROJECT is set
 RUN_TITLES = ("Run", "Checkpoints and resuming")  # groups of options that do not change what is learned
-# Options in the table of hyper-parameters of every run, besides those that differ from their defaults.
+# Options in the table of hyper-parameters of every run that has them, besides those that differ from their defaults.
 HYPER_PARAMETERS = ("lr", "blr", "epochs", "batch_size", "accum_iter", "weight_decay", "warmup_epochs", "seed", "model")
 
 
@@ -30,7 +30,7 @@ class RunOptions(NamedTuple):
         name: the run's name.
         tables: options as text by heading and name; the first table has method, phase and the changed options.
         hyper_parameters: the options that runs are compared by.
-        epochs: epochs of the whole run, after the last of which all metrics are known.
+        epochs: epochs of the whole run; all metrics are known after the last one.
     """
 
     name: str = ""

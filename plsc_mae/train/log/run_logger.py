@@ -301,7 +301,7 @@ def format_epoch(
     """Format the record of an epoch as one console line.
 
     Args:
-        record: values of the epoch; means over it start with train_.
+        record: values of the epoch; names of training's values start with train_.
         observed: the observers' metrics by name.
         times: seconds of the epoch as "time" and to the end of the run as "eta"; may be empty.
         epochs: epochs of the whole run.

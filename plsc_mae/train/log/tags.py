@@ -41,7 +41,7 @@ def epoch_tags(record: Mapping[str, float], observed: Mapping[str, float]) -> di
     """Return the curves of an epoch, {group/name: value}: means of losses and probe, and the observers' metrics.
 
     Args:
-        record: values by name; those of training start with train_.
+        record: values of the epoch; names of training's values start with train_.
         observed: the observers' metrics by name.
     """
     means = {name.removeprefix("train_"): value for name, value in record.items() if name.startswith("train_")}

@@ -57,14 +57,14 @@ class SpikeReport:
         self._warned: dict[str, int] = {}
 
     def start(self, step: int) -> None:
-        """Start after update `step` and remove the lines of later updates, which a killed run has left.
+        """Start after update `step`, and remove damaged lines and those of later updates, which a killed run has left.
 
         Raises:
             CheckpointError: the file cannot be read or written.
         """
         if self.active and self.path.exists():
             try:
-                lines = self.path.read_text(encoding="utf-8").splitlines()
+                lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
                 replace_content(self.path, "".join(f"{line}\n" for line in lines if _step(line) <= step).encode())
             except OSError as error:
                 raise CheckpointError(
@@ -102,8 +102,8 @@ class SpikeReport:
 
 
 def _step(line: str) -> float:
-    """Return the update number of a line, or infinity if a kill has truncated the line."""
+    """Return the update number of a line, or infinity if the line is damaged, for example truncated by a kill."""
     try:
         return float(json.loads(line)["step"])
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         return float("inf")

@@ -75,9 +75,9 @@ class Gathered(NamedTuple):
 
 
 class Evaluation:
-    """Observer that returns the mean scores of a task over a data set, to which every image contributes once.
+    """Observer that returns the mean scores of a task over a data set, to which every readable image contributes once.
 
-    Images that `EvaluationDataset` marks as unreadable are left out.
+    `EvaluationDataset` marks unreadable images.
 
     Args:
         task: task that returns the scores of each image.

@@ -51,7 +51,7 @@ class ImageEncoder:
     Args:
         task: task whose encoder is applied.
         normalize: converts images to the encoder's floats.
-        config: options of the run, for reading images.
+        config: options of the run.
         world: processes of the run, which divide the images among them.
         num_workers: loader processes per process.
     """
@@ -112,7 +112,7 @@ class ImageEncoder:
 
 
 class FeatureObserver(ABC):
-    """Observer of the features of a run's encoder; only the main process returns metrics.
+    """Observer of the features of a run's encoder; metrics are returned in the main process only.
 
     Args:
         encode: computes features.

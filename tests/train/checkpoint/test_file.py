@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 
 import numpy as np
 import paddle
@@ -92,6 +93,25 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, fork_server):
     assert "earlier checkpoints are untouched" in done.stdout
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_save_whose_renaming_may_be_lost_claims_nothing_of_earlier_files(tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(5, "disk error")
+
+    path = saved(tmp_path, "latest", 1)
+    monkeypatch.setattr(checkpoint_file, "sync_folder", refuse)
+    with pytest.raises(CheckpointError, match=r"disk error; .*power failure"):
+        checkpoint_file.save(path, state(2))
+    assert checkpoint_file.verify(path)["step"] == 2
+
+
+@pytest.mark.parametrize("footer", ["[" * 20000, '{"bytes": "9", "epoch": 0, "sha256": "", "step": 1}', "[]", "3"])
+def test_a_malformed_footer_is_noticed(tmp_path, footer):
+    path = tmp_path / "checkpoint-0.pd"
+    path.write_bytes(b"content" + footer.encode() + struct.pack("<Q", len(footer)) + checkpoint_file.MAGIC)
+    with pytest.raises(CheckpointError, match="not a complete training checkpoint"):
+        checkpoint_file.load(path)
 
 
 def test_a_foreign_pickle_is_no_training_checkpoint(tmp_path):

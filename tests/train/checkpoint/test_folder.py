@@ -160,6 +160,12 @@ def test_options_and_records_of_others_are_not_replaced(folder, caplog):
     assert (kept / "config.yaml").read_text() == "epochs: 3\n"
 
 
+@pytest.mark.parametrize("content", ['{"run": 3}', '{"run": "a", "origin": 3}', '{"run": ""}', "[]", "{"])
+def test_a_malformed_record_is_none(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    assert read_record(tmp_path / "run.json") is None
+
+
 def test_overwriting_moves_the_old_run_and_nothing_else(folder):
     record(folder, OLD)
     logs(folder, 3, OLD)

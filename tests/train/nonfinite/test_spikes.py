@@ -47,9 +47,9 @@ def test_a_new_level_is_the_usual_after_a_while():
 
 def test_lines_of_a_killed_run_from_beyond_its_checkpoint_go(tmp_path):
     path = tmp_path / "spikes.jsonl"
-    path.write_text('{"step": 3}\n{"step": 7}\n{"step": 9, "wh')
+    path.write_bytes(b'{"step": 3}\n{"step": 7}\n[]\n{"what": 1}\n\xff\n{"step": 9, "wh')
     SpikeReport(path, active=False).start(5)
-    assert len(path.read_text().splitlines()) == 3
+    assert len(path.read_bytes().splitlines()) == 6
     SpikeReport(path, active=True).start(5)
     assert path.read_text() == '{"step": 3}\n'
 
