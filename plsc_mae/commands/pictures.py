@@ -158,6 +158,7 @@ class PictureReader:
             DataError: none of the images can be read, or one cannot and `bad_image` is "error".
             ConfigError: a package that reads the images is not installed.
         """
+        first = ""
         for index in self.chosen:
             try:
                 image = open_image(self.images.path(index), pixel_format=self.pixel_format)
@@ -169,8 +170,9 @@ class PictureReader:
                         f"{error}; {remedies('repair or remove the file', 'pass --bad_image skip')}"
                     ) from None
                 self.unreadable += 1
+                first = first or str(error)
                 if self.unreadable == len(self.chosen):
-                    raise none_can_be_read(str(error), self.unreadable) from None
+                    raise none_can_be_read(first, self.unreadable) from None
                 logger.warning("%s; left out", error)
                 continue
             yield index, sample

@@ -426,9 +426,10 @@ def _to_rgb(path: str, image: Image.Image) -> Image.Image:
 
 
 def _deep_to_rgb(path: str, image: Image.Image) -> Image.Image:
-    """Convert a 16-bit image to 8-bit RGB by dividing by 256; raise ValueError for 32-bit values."""
+    """Convert a 16-bit image to 8-bit RGB by dividing by 256; raise ValueError for other depths."""
     if not depth.has_default_range(image):
-        raise ValueError(f"it has 32-bit pixels (mode {image.mode}), whose range is not known{depth.range_remedy()}")
+        kind = "32-bit" if image.mode == "F" else "32-bit or signed 16-bit"  # Pillow opens both as "I"
+        raise ValueError(f"it has {kind} pixels (mode {image.mode}), whose range is not known{depth.range_remedy()}")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         depth.log_shallow(path, int(values.max()))

@@ -76,7 +76,7 @@ def is_deep(header: Image.Image) -> bool:
 
 
 def has_default_range(header: Image.Image) -> bool:
-    """Return True if an image can be read without a pixel range, which 32-bit integers and floats need."""
+    """Return True if an image can be read without a pixel range, which 32-bit and signed 16-bit values need."""
     # Pillow opens 16-bit PGM, and in older versions 16-bit PNG, as 32-bit "I".
     return header.mode not in ("I", "F") or (header.mode == "I" and header.format in ("PNG", "PPM"))
 

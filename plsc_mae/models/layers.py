@@ -446,7 +446,8 @@ class Block(Recomputable):
 
         Args:
             x: tokens [B, N, D].
-            ids: int64 [B, M], the tokens of each sample to compute; they attend to all N.
+            ids: int64 [B, M], the tokens of each sample to compute; they attend to all N. Only for a block without
+                `grid`, whose bias has a row for each of the N tokens.
             bias: [H, N, N] or, with `ids`, [H, M, N], added to the logits of attention, see `Attention.forward`.
 
         Returns:

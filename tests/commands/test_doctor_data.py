@@ -144,7 +144,7 @@ def test_damage_that_only_decoding_shows(tmp_path):
     ("kind", "expected"),
     [
         ("12 bits", "? 3 of 4 images of {} have 16 bits per band and sampled values up to 4095"),
-        ("float", "! 3 of 4 images of {} have 32-bit pixels and need a range"),
+        ("float", "! 3 of 4 images of {} have 32-bit or signed 16-bit pixels and need a range"),
         ("bands", "? 3 of 4 images of {} have alpha or a fourth band"),
         ("pages", "? 3 of 4 images of {} have several pages"),
     ],

@@ -103,7 +103,7 @@ def test_8_bits_are_the_same_with_a_range(tmp_path, picture):
 )
 def test_32_bits_need_a_range(tmp_path, values, pixel_range):
     Image.fromarray(values).save(tmp_path / "a.tif")
-    with pytest.raises(DataError, match=r"a\.tif: it has 32-bit pixels .*--pixel_range LO HI"):
+    with pytest.raises(DataError, match=r"a\.tif: it has 32-bit .*--pixel_range LO HI"):
         pixels(tmp_path / "a.tif")
     found = pixels(tmp_path / "a.tif", pixel_range)
     assert (found.min(), found.max(), len(np.unique(found))) == (0, 255, 256)
