@@ -71,8 +71,8 @@ def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str 
     yield from _examine_content([images.path(index) for index in opened], pixel_range, pixel_format)
     if only_deep:
         yield error(
-            f"{len(only_deep)} of {len(images)} images of {images.source} have 32-bit or signed 16-bit pixels and need a "
-            f"range, the first is {images.path(only_deep[0])}: {REMEDY}"
+            f"{len(only_deep)} of {len(images)} images of {images.source} have 32-bit or signed 16-bit pixels and need "
+            f"a range, the first is {images.path(only_deep[0])}: {REMEDY}"
         )
     for indices, text in _losses(images, notes.tolist(), pixel_range) if pixel_format.is_rgb else ():
         if indices:
