@@ -42,30 +42,29 @@ def require_unlocked(folder: Path, flag: str) -> None:
     except OSError:
         return
     try:
-        _lock(file, folder, flag, fcntl.LOCK_SH)
+        _lock(file, folder, flag, fcntl.LOCK_SH, WAIT)
     finally:
         os.close(file)
 
 
 @contextlib.contextmanager
-def locked(folder: Path, flag: str) -> Iterator[None]:
+def locked(folder: Path, flag: str, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock of an output folder within the context; afterwards its file is removed.
 
-    A lock that another process holds is waited for, up to WAIT seconds. A file system without locks only causes a
-    warning.
+    A lock that another process holds is waited for, up to WAIT seconds, unless `wait` is False. A file system without
+    locks only causes a warning.
 
     Args:
         folder: the folder, which must exist.
         flag: the option that names it, for the message.
+        wait: False if the content of the folder, which the caller has read, must not have changed since.
 
     Raises:
         FolderError: another process still holds the lock, or its file cannot be written.
     """
     path = folder / LOCK
     try:
-        file = _open_locked(path, flag)
-        os.ftruncate(file, 0)
-        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        file = _open_locked(path, flag, WAIT if wait else 0.0)
     except OSError as error:
         raise FolderError(f"cannot write {path}: {error.strerror}; choose another {flag}") from None
     try:
@@ -76,13 +75,15 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
         os.close(file)
 
 
-def _open_locked(path: Path, flag: str) -> int:
-    """Return the descriptor of the locked file, which is still at `path`."""
+def _open_locked(path: Path, flag: str, limit: float) -> int:
+    """Return the descriptor of the locked file, which is still at `path` and names this process."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(file, path.parent, flag, fcntl.LOCK_EX)
+            _lock(file, path.parent, flag, fcntl.LOCK_EX, limit)
             if _is_at(path, file):
+                os.ftruncate(file, 0)
+                os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return file
         except BaseException:
             os.close(file)
@@ -90,8 +91,8 @@ def _open_locked(path: Path, flag: str) -> int:
         os.close(file)  # its owner removed it between the opening and the locking
 
 
-def _lock(file: int, folder: Path, flag: str, kind: int) -> None:
-    """Lock an open file; raise FolderError if another process still holds the lock after WAIT seconds."""
+def _lock(file: int, folder: Path, flag: str, kind: int, limit: float) -> None:
+    """Lock an open file; raise FolderError if another process still holds the lock after `limit` seconds."""
     started, announced = time.monotonic(), False
     while True:
         try:
@@ -108,14 +109,14 @@ def _lock(file: int, folder: Path, flag: str, kind: int) -> None:
                 return
         owner = os.pread(file, OWNER_BYTES, 0).decode(errors="replace") or "another process"
         waited = time.monotonic() - started
-        if waited >= WAIT:
+        if waited >= limit:
+            still = f", also after {limit:g} s" if limit else ""
             raise FolderError(
-                f"{flag} {folder} is in use by {owner}, also after {WAIT:g} s; wait until it ends, stop it, or choose "
-                f"another {flag}"
+                f"{flag} {folder} is in use by {owner}{still}; wait until it ends, stop it, or choose another {flag}"
             )
         if waited >= ANNOUNCED and not announced:
             announced = True
-            logger.info("%s is in use by %s; waiting up to %g s for its end", folder, owner, WAIT)
+            logger.info("%s is in use by %s; waiting up to %g s for its end", folder, owner, limit)
         time.sleep(POLL)
 
 

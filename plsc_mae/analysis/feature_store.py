@@ -33,7 +33,8 @@ from plsc_mae.wording import counted
 
 PROGRESS, SUFFIX = "progress.json", ".rows"
 COMMIT_SECONDS = 10.0  # shortest time between records of the progress while rows are added; each waits for the disk
-_RECORDED = {"identity", "images", "rows", "unreadable"}
+EARLIER_LOCK = "lock"  # file of earlier versions
+_RECORDED = {"identity": dict, "images": int, "rows": int, "unreadable": list}  # types of the progress
 # Options without influence on the features of an image; network and images have digests of their own.
 _NO_INFLUENCE = frozenset(
     (
@@ -165,7 +166,7 @@ class FeatureStore:
 
     def _restore_locked(self) -> None:
         """Lock the folder and restore its content; raise DataError, and lock nothing, if it is the user's."""
-        content = {path.name for path in self.folder.iterdir()} - {LOCK}
+        content = {path.name for path in self.folder.iterdir()} - {LOCK, EARLIER_LOCK}
         if self._stored() is None and any(not name.endswith((SUFFIX, ".partial")) for name in content):
             raise DataError(f"{self.folder} has files of unknown origin; move them, or choose another --save_path")
         self._lock.enter_context(locked(self.folder, "--save_path"))
@@ -190,10 +191,10 @@ class FeatureStore:
         """Return the recorded progress; None if there is no progress file, or one that this class did not write."""
         try:
             stored = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
-        is_own = isinstance(stored, dict) and stored.get("origin") == MARK and stored.keys() >= _RECORDED
-        return stored if is_own else None
+        is_own = isinstance(stored, dict) and stored.get("origin") == MARK
+        return stored if is_own and all(type(stored.get(name)) is kind for name, kind in _RECORDED.items()) else None
 
     def _commit(self) -> None:
         """Record the progress, after the rows have reached the disk."""
@@ -206,7 +207,8 @@ class FeatureStore:
         self._committed = time.monotonic()
 
     def _clear(self) -> None:
-        for path in (*self.folder.glob(f"*{SUFFIX}"), self.folder / PROGRESS, self.folder / f".{PROGRESS}.partial"):
+        others = (PROGRESS, f".{PROGRESS}.partial", EARLIER_LOCK)
+        for path in (*self.folder.glob(f"*{SUFFIX}"), *(self.folder / name for name in others)):
             path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:

@@ -80,7 +80,7 @@ def find_training_images(config: ClassifyConfig, given: GivenImages) -> Images:
     train, val = _find_tables(config, cls, given) if cls.dense else _find_classes(config, given)
     if config.train_fraction < 1:
         train = _take_fraction(config, train, dense=cls.dense)
-    order = ClassOrder(train.classes, numbered=train.numbered)
+    order = ClassOrder(train.classes, numbered=train.numbered, numbers_are_named=train.numbers_are_named)
     return Images(train, val, config.nb_classes or len(train.classes), order, cls().fit(train.labels))
 
 

@@ -89,7 +89,7 @@ def run_all(gpus: int, minutes: float = MINUTES) -> Iterator[Result]:
             continue
         limits = {name: scale * CHECKS[name].seconds for name in names}
         for result in supervise(checks_command(gpu=gpus > 0), limits, deadline):
-            unusable |= result.check == "kernels" and result.is_bad
+            unusable |= result.check == "kernels" and (result.is_bad or result.outcome == "slow")
             yield result
     if unusable or gpus == 1:
         yield Result(COLLECTIVES, "skipped", NO_KERNELS if unusable else "there is one GPU; collectives need two")

@@ -14,12 +14,13 @@ from plsc_mae import console
 from plsc_mae.config.data_sets import QUALITY, PrepareDataConfig
 from plsc_mae.data.folder_walk import is_hidden, is_image
 from plsc_mae.data.imagefolder import log_left_out
+from plsc_mae.data.list_file import CLASSES_FILE
 from plsc_mae.data.listing import ImageList, has_split, list_images
 from plsc_mae.data.packed.encode import EncodedFile, Resize, encode_files
 from plsc_mae.data.packed.index import read_index
 from plsc_mae.data.packed.shards import PackRecord, ShardWriter
 from plsc_mae.errors import DataError, remedies
-from plsc_mae.files import refuse_foreign, result_replacement
+from plsc_mae.files import atomic_replacement, refuse_foreign, result_replacement
 from plsc_mae.folder_lock import locked
 from plsc_mae.names import restore_name
 from plsc_mae.runtime import count_workers
@@ -48,37 +49,48 @@ def run(config: PrepareDataConfig) -> None:
         images = list_images(config.src, split or "train", flag="SRC")
         log_left_out(images)
         try:
-            _pack_alone(config, images, split)
+            _pack_split(config, images, split)
         except OSError as error:
             raise DataError(f"cannot write to {config.dst}: {error.strerror}; choose a writable folder") from None
 
 
-def _pack_alone(config: PrepareDataConfig, images: ImageList, split: str) -> None:
-    """Pack the images of a split while no other process writes to its folder."""
-    folder = Path(config.dst) / split
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, "DST"):
-        _pack(config, images, split)
+def _pack_split(config: PrepareDataConfig, images: ImageList, split: str) -> None:
+    """Pack the images of a split, unless that is done, and print a summary.
 
-
-def _pack(config: PrepareDataConfig, images: ImageList, split: str) -> None:
-    folder, prefix = Path(config.dst) / split, split or _UNNAMED
+    Classes that are numbers are written to a list file, and their names in classes.txt are copied.
+    """
+    root, names = Path(config.dst), None
+    folder, prefix = root / split, split or _UNNAMED
+    if images.numbers_are_named:
+        images, names = images.with_numbers(), Path(images.root) / CLASSES_FILE
     if images.numbered:
-        _refuse_list_of_user(Path(config.dst), prefix)
+        _refuse_files_of_user(root, prefix, names)
     resize = None if config.short is None else Resize(config.short, config.quality or QUALITY)
-    record = PackRecord.open(
-        folder,
-        {
-            "images": len(images),
-            "digest": _digest(images),
-            "short": config.short,
-            "quality": None if resize is None else resize.quality,
-            "shards": config.shard_bytes,
-        },
-    )
-    if record.finished:
-        _summarize(config, images, folder, record)
-        return
+    options = {
+        "images": len(images),
+        "digest": _digest(images),
+        "short": config.short,
+        "quality": None if resize is None else resize.quality,
+        "shards": config.shard_bytes,
+    }
+    record = PackRecord.open(folder, options)
+    if not record.finished:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder, "DST"):
+            record = PackRecord.open(folder, options)  # another process may have written to it before the lock
+            _pack(config, images, record, folder, resize)
+    _print_summary(images, folder, record)
+    if images.numbered and images.classes:
+        print(_write_list(root, folder, record, images))
+        if names is not None:
+            _copy(names, root / CLASSES_FILE)
+
+
+def _pack(
+    config: PrepareDataConfig, images: ImageList, record: PackRecord, folder: Path, resize: Resize | None
+) -> None:
+    """Write the shards that the record does not have yet."""
+    prefix = _prefix(folder, Path(config.dst))
     if record.end:
         logger.info("%s: continuing after %d of %d images", folder, record.end, len(images))
     writer = ShardWriter(folder, prefix, config.shard_bytes, record)
@@ -98,7 +110,6 @@ def _pack(config: PrepareDataConfig, images: ImageList, split: str) -> None:
         logger.info(
             "resized %s; the others are small enough, or JPEG would lose depth or bands", counted(resized, "image")
         )
-    _summarize(config, images, folder, record)
 
 
 def _add(writer: ShardWriter, images: ImageList, number: int, file: EncodedFile, config: PrepareDataConfig) -> None:
@@ -140,14 +151,15 @@ def _digest(images: ImageList) -> str:
     return digest.hexdigest()
 
 
-def _summarize(config: PrepareDataConfig, images: ImageList, folder: Path, record: PackRecord) -> None:
-    """Print a summary of the shards; for classes that are numbers, also write a list file with the labels."""
+def _print_summary(images: ImageList, folder: Path, record: PackRecord) -> None:
     packed = sum(shard.images for shard in record.shards)
     left_out = f", {counted(len(images) - packed, 'image')} left out" if packed < len(images) else ""
     size = sum(shard.size for shard in record.shards) / 1e6
     print(f"{folder}: {counted(packed, 'image')} in {counted(len(record.shards), 'shard')}, {size:.1f} MB{left_out}")
-    if images.numbered and images.classes:
-        print(_write_list(Path(config.dst), folder, record, images))
+
+
+def _prefix(folder: Path, root: Path) -> str:
+    return folder.name if folder != root else _UNNAMED
 
 
 def _list_path(root: Path, prefix: str) -> Path:
@@ -159,18 +171,26 @@ def _signs(prefix: str) -> tuple[str]:
     return (f"{prefix}-000000.tar/",)
 
 
-def _refuse_list_of_user(root: Path, prefix: str) -> None:
-    """Raise DataError if the place of the list file holds another file."""
+def _refuse_files_of_user(root: Path, prefix: str, names: Path | None) -> None:
+    """Raise DataError if the place of the list file, or of the copy of `names`, holds another file."""
     path = _list_path(root, prefix)
     try:
         refuse_foreign(path, _signs(prefix))
     except FileExistsError:
         raise DataError(f"{path} exists, but does not list shards of DST; move it, or choose another DST") from None
+    copy = root / CLASSES_FILE
+    if names is not None and copy.exists() and copy.read_bytes() != names.read_bytes():
+        raise DataError(f"{copy} exists, but differs from {names}; move it, or choose another DST")
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_replacement(target) as temporary:
+        temporary.write_bytes(source.read_bytes())
 
 
 def _write_list(root: Path, folder: Path, record: PackRecord, images: ImageList) -> Path:
     """Write a list file of the members with their labels, in the order of the source, and return its path."""
-    prefix = folder.name if folder != root else _UNNAMED
+    prefix = _prefix(folder, root)
     path = _list_path(root, prefix)
     with result_replacement(path, _signs(prefix)) as temporary, temporary.open("wb") as file:
         for shard in record.shards:

@@ -127,7 +127,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     probe = None
     if config.online_probe:
         names = dataset.images.classes
-        order = ClassOrder(names, numbered=dataset.images.numbered)
+        order = ClassOrder(names, numbered=dataset.images.numbered, numbers_are_named=dataset.images.numbers_are_named)
         probe = OnlineProbe(task.model.encoder.embed_dim, len(names), config.online_probe_lr, world, order)
     trainer = build_trainer(task, loader, config, world, observers=observers, probe=probe, planned_memory=memory)
     trainer.fit(start)

@@ -200,9 +200,13 @@ def read_yaml(path: str) -> dict[str, Value]:
         ) from None
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        # The last four are raised for dates that do not exist, tags such as `!!bool x`, and thousands of brackets.
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, LookupError, AttributeError, OverflowError, RecursionError):
+        # dates that do not exist, tags such as `!!bool x`, numbers to base 60, thousands of brackets
+        raise ConfigError(
+            f"{path} is not valid YAML: a date, number or tag cannot be read; put text in quotation marks"
+        ) from None
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -44,6 +44,11 @@ class CifarImages:
         """False, because the classes have names."""
         return False
 
+    @property
+    def numbers_are_named(self) -> bool:
+        """False, because the classes have never been numbers."""
+        return False
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -54,6 +54,10 @@ class LabeledImages(Protocol):
     def numbered(self) -> bool:
         """True if the classes are numbers without names, such as the labels of a list file."""
 
+    @property
+    def numbers_are_named(self) -> bool:
+        """True if those numbers have got names, so a reference may also know the classes by number."""
+
 
 class Reference(NamedTuple):
     """Classes that other classes are matched with.
@@ -95,6 +99,8 @@ def match_images(images: LabeledImages, reference: Reference) -> ClassMatch:
     present = np.unique(images.labels)
     names = [images.classes[number] for number in present]
     found = _match(names, reference.names, numbered=images.numbered)
+    if found is None and images.numbers_are_named:
+        found = _match_numbers(present.tolist(), reference.names)
     if found is None:
         raise DataError(_refusal(names, images, reference))
     renumbered = np.full(len(images.classes), -1, np.int64)
@@ -111,14 +117,15 @@ class ClassOrder:
     Args:
         names: class names in the order of the labels of the data; empty if they are unknown.
         numbered: whether the classes are numbers without names, such as the labels of a list file.
+        numbers_are_named: whether the names belong to such numbers; an older checkpoint may have the numbers only.
 
     Attributes:
         names: class names in the order of the outputs.
     """
 
-    def __init__(self, names: Sequence[str] = (), *, numbered: bool = False) -> None:
+    def __init__(self, names: Sequence[str] = (), *, numbered: bool = False, numbers_are_named: bool = False) -> None:
         self.names = self._data_names = tuple(names)
-        self._numbered = numbered
+        self._numbered, self._numbers_are_named = numbered, numbers_are_named
         self._outputs: Tensor | None = None  # output of every label; None if they are equal
 
     def outputs_of(self, labels: Tensor) -> Tensor:
@@ -163,8 +170,12 @@ class ClassOrder:
         logger.info("%s", _note(self._data_names, found, "the data", Reference(stored, str(path), "")))
 
     def _match(self, stored: Sequence[str]) -> _Found | None:
-        same_number = len(stored) == len(self._data_names)
-        return _match(self._data_names, stored, numbered=self._numbered) if same_number else None
+        if len(stored) != len(self._data_names):
+            return None
+        found = _match(self._data_names, stored, numbered=self._numbered)
+        if found is None and self._numbers_are_named:
+            found = _match_numbers(range(len(stored)), stored)
+        return found
 
 
 def class_warnings(images: LabeledImages) -> Iterator[str]:
@@ -236,6 +247,12 @@ def _match(names: Sequence[str], known: Sequence[str], *, numbered: bool) -> _Fo
     if _is_imagenet(names, known):
         return _Found(list(range(len(names))), "in the order of ImageNet-1k")
     return None
+
+
+def _match_numbers(numbers: Sequence[int], known: Sequence[str]) -> _Found | None:
+    """Match class numbers with names that are the numbers from 0 in order; None if `known` has other names."""
+    are_numbers = all(_value(name) == i for i, name in enumerate(known))
+    return _Found(list(numbers), "as class numbers") if are_numbers and max(numbers) < len(known) else None
 
 
 def _is_imagenet(names: Sequence[str], known: Sequence[str]) -> bool:

@@ -71,6 +71,7 @@ class ImageList:
         list_file: list file or CSV file with the paths and labels; empty for folders and archives.
         archives: path or pattern of the listed archives; empty for folders and list files.
         labels_are_numbers: whether the labels of a list file or of archives are numbers without names.
+        numbers_are_named: whether those numbers have got names from classes.txt.
         label_note: sentence for the log about the labels of a list file or of archives; usually "".
         left_out: files of the folder or archives that are not in the list.
         unreadable: record of the files that could not be decoded.
@@ -83,6 +84,7 @@ class ImageList:
     list_file: str = ""
     archives: str = field(default="", kw_only=True)
     labels_are_numbers: bool = field(default=False, kw_only=True)
+    numbers_are_named: bool = field(default=False, kw_only=True)
     label_note: str = field(default="", compare=False, kw_only=True)
     left_out: LeftOut = field(default_factory=LeftOut, compare=False, kw_only=True)
     unreadable: UnreadableFiles = field(init=False, compare=False)
@@ -99,6 +101,15 @@ class ImageList:
     def numbered(self) -> bool:
         """True if the classes are the numbers of a list file or of archives, which have no other names."""
         return self.labels_are_numbers
+
+    def with_numbers(self) -> ImageList:
+        """Return the same images without the names from classes.txt."""
+        return replace(
+            self,
+            classes=tuple(map(str, range(int(self.labels.max()) + 1))),
+            labels_are_numbers=True,
+            numbers_are_named=False,
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -170,13 +181,13 @@ def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool)
 def _with_class_names(images: ImageList) -> ImageList:
     """Return images whose class numbers have the names in classes.txt beside their list file or archives, if any."""
     file = Path(images.root) / CLASSES_FILE
-    if not images.numbered or not file.is_file():
+    if not images.numbered or not file.is_file() or (images.list_file and file.samefile(images.list_file)):
         return images
     names = read_label_names(file, images.labels, images.source)
     note = f"the classes are named by {file}"
     if images.label_note:
         note = f"{images.label_note}; {note}"
-    return replace(images, classes=names, labels_are_numbers=False, label_note=note)
+    return replace(images, classes=names, labels_are_numbers=False, numbers_are_named=True, label_note=note)
 
 
 def has_split(data_path: str | Path, split: str) -> bool:

@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from plsc_mae.gpu_check.results import Outcome, Result, read
+from plsc_mae.runtime import available_cores
 from plsc_mae.wording import counted
 
 LEAST = 5.0  # seconds that must be left to start a process
 BUSY = 1.5  # average number of running and waiting processes per CPU core
-REMEDY = "on a slow or busy machine, give --gpu_minutes 10"
+REMEDY = "on a slow or busy machine, give a larger --gpu_minutes"
 _POLL = 0.1
 
 Command = Callable[[Path, Sequence[str]], Sequence[str]]  # (file of results, names of checks) -> command line
@@ -93,7 +94,7 @@ def _attempt(
 
 def _late(name: str, waited: float) -> Result:
     """Return the result of a check that did not end in time: "slow" on a busy machine, else "failed"."""
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    load, cores = os.getloadavg()[0], available_cores()
     outcome: Outcome = "slow" if load > BUSY * cores else "failed"
     summary = (
         f"not finished within the {waited:.0f} s that it had, with a load of {load:.1f} on {counted(cores, 'core')}"

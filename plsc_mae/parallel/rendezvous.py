@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
 
 _SOCKETS = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))  # on Linux
 _LISTENING = "0A"
-MAX_WAIT = 60.0  # seconds
+MAX_WAIT, POLL = 15.0, 0.05  # seconds
 
 
 def wait_for_store(process: int) -> None:
@@ -22,9 +23,10 @@ def wait_for_store(process: int) -> None:
     on_first_machine = process < int(os.environ.get("PADDLE_LOCAL_SIZE", "0"))
     if process == 0 or not on_first_machine or not _SOCKETS[0].exists():
         return
-    deadline = time.monotonic() + MAX_WAIT
-    while not _listens(_store_port()) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    deadline, port = time.monotonic() + MAX_WAIT, _store_port()
+    with contextlib.suppress(OSError):  # a hardened container may hide the table of sockets
+        while not _listens(port) and time.monotonic() < deadline:
+            time.sleep(POLL)
 
 
 def _store_port() -> int:

@@ -170,7 +170,7 @@ def _read(path: Path) -> dict[str, Any]:
     """Return the result of an earlier check by list name, without damaged ones; {} if its file cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     found = content.items() if isinstance(content, dict) else ()
     return {name: entry for name, entry in found if isinstance(entry, dict)}

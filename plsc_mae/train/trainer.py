@@ -114,7 +114,10 @@ class Trainer:
         if start is None:
             start = find_start(self.config)
             self.world.barrier()  # all processes have found the folder unlocked
-        with locked(Path(self.config.output_dir), "--output_dir") if self.world.is_main else contextlib.nullcontext():
+        lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self.world.is_main:  # `find_start` has waited; a run that has locked the folder since made `start` obsolete
+            lock = locked(Path(self.config.output_dir), "--output_dir", wait=False)
+        with lock:
             self._fit(start)
 
     def _fit(self, start: Start) -> None:

@@ -87,8 +87,22 @@ def test_a_writer_killed_before_its_first_record_leaves_nothing(tmp_path):
     assert opened(tmp_path).images == 0
 
 
+def test_a_lock_of_an_earlier_version_is_no_obstacle(tmp_path):
+    (tmp_path / "x.partial").mkdir()
+    (tmp_path / "x.partial/lock").touch()
+    store = opened(tmp_path)
+    assert not (tmp_path / "x.partial/lock").exists()
+    store.remove()
+
+
 @pytest.mark.parametrize(
-    ("name", "content"), [("mine.txt", {}), (PROGRESS, {"images": 3}), (PROGRESS, {"origin": MARK, "images": 3})]
+    ("name", "content"),
+    [
+        ("mine.txt", {}),
+        (PROGRESS, {"images": 3}),
+        (PROGRESS, {"origin": MARK, "images": 3}),
+        (PROGRESS, {"origin": MARK, "images": 3, "rows": "3", "identity": {}, "unreadable": []}),
+    ],
 )
 def test_folders_of_the_user_are_refused(tmp_path, name, content):
     (tmp_path / "x.partial").mkdir()

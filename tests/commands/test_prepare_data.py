@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tarfile
@@ -16,6 +17,7 @@ from PIL import Image
 
 from plsc_mae import folder_lock
 from plsc_mae.cli import main
+from plsc_mae.commands import prepare_data
 from plsc_mae.data.imagefolder import find_images, find_validation
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +97,20 @@ def test_a_list_of_the_user_is_kept(source, tmp_path, capsys):
     assert (folder / "images.txt").read_text() == lines
 
 
+def test_class_names_beside_a_list_are_copied(source, tmp_path, capsys):
+    (source / "list.txt").write_text("train/dog/0.png 1\ntrain/cat/0.jpg 0\n")
+    assert prepare(source / "list.txt", tmp_path / "out") == 0
+    (source / "classes.txt").write_text("cat\ndog\n")
+    assert prepare(source / "list.txt", tmp_path / "out") == 0  # shards that were written before the names
+    packed = find_images(tmp_path / "out/images.txt", "train")
+    assert (packed.classes, packed.labels.tolist()) == (("cat", "dog"), [1, 0])
+    assert all(re.search(r"/\d{9}-", path) for path in packed.paths)
+    (tmp_path / "out/classes.txt").write_text("mine\nyours\n")
+    assert prepare(source / "list.txt", tmp_path / "out") == 2
+    assert f"{tmp_path}/out/classes.txt exists" in capsys.readouterr().err
+    assert (tmp_path / "out/classes.txt").read_text() == "mine\nyours\n"
+
+
 @pytest.mark.parametrize("kind", ["tar", "list", "numbers"])
 def test_archives_and_lists_keep_order_and_labels(source, tmp_path, kind):
     first = tmp_path / "first"
@@ -153,6 +169,12 @@ def test_a_folder_that_another_call_writes_to_is_refused(source, tmp_path, monke
     assert all(words in message for words in (f"DST {tmp_path}/out/train", f"process {os.getpid()}")), message
     assert prepare(source, tmp_path / "out") == 0
     assert not list((tmp_path / "out").rglob(folder_lock.LOCK))
+
+
+def test_finished_shards_may_be_read_only(source, tmp_path, monkeypatch):
+    assert prepare(source, tmp_path / "out") == 0
+    monkeypatch.setattr(prepare_data, "locked", lambda *_: pytest.fail("a lock needs a writable folder"))
+    assert prepare(source, tmp_path / "out") == 0
 
 
 @pytest.mark.parametrize(

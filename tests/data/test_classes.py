@@ -40,6 +40,7 @@ class Images(NamedTuple):
     labels: np.ndarray
     numbered: bool = False
     source: str = "DATA"
+    numbers_are_named: bool = False
 
 
 def folders(*names: str) -> Images:
@@ -157,6 +158,21 @@ def test_the_same_classes_in_another_order():
     assert ClassOrder(["a", "c"]).find_in(["a", "b"]) is None
     assert ClassOrder(["0", "1"], numbered=True).find_in(["cat", "dog"]) == [0, 1]
     assert ClassOrder(["0", "1"]).find_in(["cat", "dog"]) is None
+
+
+def test_numbers_that_have_got_names_match_numbers():
+    """A checkpoint may be older than the classes.txt that names the numbers of its list file."""
+    order = ClassOrder(["cat", "dog"], numbers_are_named=True)
+    assert order.find_in(["0", "1"]) == [0, 1]
+    assert order.find_in(["dog", "cat"]) == [1, 0]
+    assert order.find_in(["1", "0"]) is order.find_in(["0", "2"]) is None
+    assert ClassOrder(["cat", "dog"]).find_in(["0", "1"]) is None
+    images = Images(("cat", "dog", "emu"), np.array([2, 0]), numbers_are_named=True)
+    found = match_images(images, Reference(["0", "1", "2"], "FILE", "REMEDY"))
+    assert found.labels.tolist() == [2, 0]
+    assert "as class numbers" in found.note
+    with pytest.raises(DataError, match="FILE"):
+        match_images(images, Reference(["0", "1"], "FILE", "REMEDY"))
 
 
 def outputs(order: ClassOrder, count: int) -> list[int]:

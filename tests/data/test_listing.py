@@ -259,6 +259,8 @@ def test_a_file_beside_a_list_names_its_classes(tmp_path):
     assert list_images(tmp_path / "folders", "train").classes == ("cat",)
     (tmp_path / "list.txt").write_text("a.png\n")
     assert list_images(tmp_path / "list.txt", "train").classes == ()
+    (tmp_path / "classes.txt").write_text("a.png 0\n")
+    assert list_images(tmp_path / "classes.txt", "train").classes == ("0",)
 
 
 @pytest.mark.parametrize("encoding", ["gbk", "utf-8", "utf-8-sig", "latin-1", "shift-jis"])

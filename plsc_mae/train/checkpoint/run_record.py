@@ -61,7 +61,7 @@ def read_record(path: Path) -> RunRecord | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         record = RunRecord(**content)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
     texts = record.run, record.origin, record.origin_run
     return record if record.run and all(isinstance(text, str) for text in texts) else None

@@ -105,5 +105,5 @@ def _step(line: str) -> float:
     """Return the update number of a line, or infinity if the line is damaged, for example truncated by a kill."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return float("inf")
