@@ -35,10 +35,10 @@ class LoadReport:
         dialect: naming of the file.
         matched: names of our tensors that the file has in the network's shape.
         missing: names of our tensors that the file does not contain.
-        unexpected: names, in the base naming of the dialect, of tensors that the network does not have; the second
-            copies in `Dialect.copies` are not listed.
-        resized: names of our tensors that the file has for another grid or number of channels. They were converted,
-            or the network kept its own fixed position table.
+        unexpected: names, in the base naming of the dialect, of the file's tensors that the network does not have,
+            except the second copies that `Dialect.copies` describes.
+        resized: names of our tensors that the file has for another grid or number of channels. Either the file's values
+            were converted, or the network kept its own fixed position table.
     """
 
     dialect: str
@@ -76,7 +76,7 @@ def read(path: str | Path, model_key: str = "", model_prefix: str = "") -> Check
 def read_network(path: str | Path, model_key: str = "", model_prefix: str = "") -> Checkpoint:
     """Read a weight file as `read` does, log its `remark`, and raise if it has a `problem`.
 
-    A file that no dialect recognizes need not have a `problem`; `load` refuses it.
+    A file whose only fault is that no dialect recognizes it has no `problem` and is returned; `load` refuses it.
 
     Raises:
         CheckpointError: the file cannot be read, lacks the key or the prefix, or has a `problem`.
@@ -105,14 +105,15 @@ def load(
 ) -> LoadReport:
     """Load weights into a network, with their names and layouts converted, and return a report.
 
-    A network keeps its own fixed position table if the file's is for another grid size and `resize` does not convert
-    it, because the own table is exact.
+    If the file's position table is for another grid and `resize` does not convert it, a network with a fixed position
+    table keeps its own, which is exact.
 
     Args:
         model: one of our networks.
         source: a file or folder, a checkpoint that was read, or {foreign name: array}.
         dialect: naming and layout of the source; None detects it from the tensors.
-        prefix: position of `model` within the network of the file, such as "encoder." to load an encoder alone.
+        prefix: beginning of our names for `model`'s tensors within the file's network, such as "encoder." to load an
+            encoder alone; empty if `model` is that whole network.
         resize: adapts position tables and tensors of another shape: (our name, value in our layout, required shape) ->
             value, or None if that is impossible. Position tables of the same shape are passed too, because two grids
             can have the same number of patches.
@@ -120,9 +121,9 @@ def load(
 
     Raises:
         ConfigError: the dialect is unknown.
-        CheckpointError: the file cannot be read or used, no dialect recognizes the tensors, a tensor has another shape,
-            no tensor matches, a tensor to load does not have a floating-point type, or a value to load is not finite
-            (not checked by `dry_run`, or if `source.any_values`).
+        CheckpointError: the file cannot be read or used, no dialect recognizes the tensors, a tensor has another shape
+            and cannot be resized, no tensor matches, a tensor to load does not have a floating-point type, or a value
+            to load is not finite. Values are not examined if `dry_run` or `source.any_values` is true.
     """
     if isinstance(source, (str, Path)):
         source = read_network(source)
@@ -153,7 +154,11 @@ def load(
 def _match(
     model: nn.Layer, tensors: Tensors, rules: Dialect, prefix: str, resize: Resize | None
 ) -> tuple[LoadReport, dict[str, Array], list[str]]:
-    """Return (report, values by our names, descriptions of tensors of other shapes) for `tensors` in base naming."""
+    """Match `tensors`, in base naming, with the network's.
+
+    Returns:
+        (report, {our name: value to load}, descriptions of tensors whose shapes differ and cannot be resized).
+    """
     report = LoadReport(rules.name)
     linear = linear_weights(model)
     fixed = {name for name, _ in model.named_buffers() if name.endswith(POSITION_TABLE)}
@@ -189,14 +194,14 @@ def _match(
 
 
 def decoded(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads: int | None = None) -> Checkpoint:
-    """Return a file with its network in the base naming of its dialect, from which sizes can be inferred.
+    """Return a file with its network in the base naming of its dialect, which the functions that infer sizes need.
 
-    A file whose names need no rewriting, or that no dialect recognizes, is returned unchanged.
+    A file already in the base naming, or that no dialect recognizes, is returned unchanged.
 
     Args:
         stored: the file as read.
-        num_heads: number of heads of the encoder; needed only if its width is not a published one and the order of
-            rows depends on the heads.
+        num_heads: number of heads of the encoder; needed only if the dialect orders rows by head and no published
+            encoder has this width.
         decoder_num_heads: the same for the decoder.
 
     Raises:
@@ -217,7 +222,7 @@ def decoded(stored: Checkpoint, num_heads: int | None = None, decoder_num_heads:
 
 
 def _decode(rules: Dialect, tensors: Tensors, heads: NumHeads, where: str) -> Tensors:
-    """Return tensors rewritten into the base naming of a dialect; inconsistent shapes are a CheckpointError."""
+    """Rewrite tensors into the base naming of a dialect, if necessary; inconsistent shapes are a CheckpointError."""
     if rules.decode is None:
         return tensors
     try:
@@ -238,9 +243,10 @@ def export(
     Args:
         model: one of our networks.
         dialect: naming and layout of the result.
-        values: arrays to export instead of the weights, such as gradients, by our parameter names; then the second
-            copies that the dialect's files contain (`Dialect.copies`) are left out.
-        prefix: position of `model` within the network of the dialect's files, such as "encoder." for an encoder alone.
+        values: arrays to export instead of the weights, such as gradients, by our parameter names. Only weights get the
+            second copies that the dialect's files contain (`Dialect.copies`).
+        prefix: beginning of our names for `model`'s tensors within the network of the dialect's files, such as
+            "encoder." for an encoder alone; empty if `model` is that whole network.
 
     Raises:
         ConfigError: the dialect is unknown or read-only.
@@ -271,7 +277,7 @@ def save(model: nn.Layer, path: str | Path, dialect: str = "plsc_mae") -> None:
     Args:
         model: one of our networks; an encoder alone is written as the encoder of a whole network.
         path: destination; its suffix determines the format, see `weights.write`.
-        dialect: naming and layout, and the key of the tensors, such as "model", in formats that have keys.
+        dialect: determines names and layouts and, in formats that have keys, the key of the tensors, such as "model".
 
     Raises:
         ConfigError: the dialect or suffix is unknown, or the dialect or the format cannot represent the network.
@@ -289,10 +295,10 @@ def save(model: nn.Layer, path: str | Path, dialect: str = "plsc_mae") -> None:
 
 
 def _fits(model: nn.Layer, rules: Dialect, prefix: str) -> bool:
-    """Return True if a dialect can represent the network."""
+    """Return True if a dialect can represent all tensors of the network."""
     names = [rules.foreign_name(prefix + name) for name in model.state_dict()]
     encoder = model if prefix else getattr(model, "encoder", None)
-    rows = getattr(encoder, "prefix_positions", 1)  # of the position table, before those of the patches
+    rows = getattr(encoder, "prefix_positions", 1)  # rows of the position table that precede the patches' rows
     if not rules.newer_parts and rows != int(getattr(encoder, "cls_token", True) is not None):
         return False
     return rules.holds(names) and rules.recognizes(export(model, rules.name, prefix=prefix))

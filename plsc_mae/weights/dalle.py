@@ -56,9 +56,9 @@ def read_dalle(path: str | Path, part: Part) -> dict[str, Array]:
 
 
 def find_dalle(path: str | Path, part: Part) -> Path:
-    """Return the file of one part: `path` itself if it is a file, else the matching one in the folder.
+    """Return the file of one part: `path` itself if it is a file, else the matching file in the folder `path`.
 
-    Of the files in the folder, one with a published name wins over others with the part in their name.
+    In a folder, a file with a published name is preferred to other files whose names contain the part.
 
     Raises:
         CheckpointError: the folder cannot be read, or no file or more than one file matches.
@@ -80,9 +80,9 @@ def find_dalle(path: str | Path, part: Part) -> Path:
 
 
 def has_dalle(path: str | Path, part: Part) -> bool:
-    """Return True if the names alone determine the file of the part: `path` itself, or one file in the folder `path`.
+    """Return True if file names alone identify the file of the part: `path` itself, or one file in the folder `path`.
 
-    Of several matching files in a folder, one with a published name is chosen. No file is read.
+    A published name decides between several matching files in a folder. No file is read.
 
     Raises:
         CheckpointError: the folder cannot be read.
@@ -107,7 +107,10 @@ def _published_names(part: Part) -> list[str]:
 
 
 def _candidates(path: Path, part: Part) -> list[Path]:
-    """Return the files in the folder `path`, or `path` itself, that match by name; a published name excludes others."""
+    """Return the files whose names match the part, in the folder `path` or else `path` itself.
+
+    A file with a published name excludes the others.
+    """
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
     except OSError as error:
@@ -120,7 +123,10 @@ def _candidates(path: Path, part: Part) -> list[Path]:
 
 
 def _part_of(tensors: Mapping[str, Array], part: Part) -> dict[str, Array]:
-    """Return the tensors `PREFIX.blocks.*` as `blocks.*`, of the prefix that ends in `part` or else of the first."""
+    """Return the tensors `PREFIX.blocks.*` under the names `blocks.*`; empty if there are no such tensors.
+
+    If there are several prefixes, the one that ends in `part` is taken, else the first.
+    """
     found: dict[Any, dict[str, Array]] = {}
     for name, array in tensors.items():
         prefix, blocks, rest = name.rpartition("blocks.")
@@ -131,5 +137,5 @@ def _part_of(tensors: Mapping[str, Array], part: Part) -> dict[str, Array]:
 
 
 def _part_by_shape(tensors: Mapping[str, npt.NDArray[Any]]) -> Part:
-    """Return the part: the encoder starts with a 7x7 kernel over colors, the decoder with a 1x1 one over tokens."""
+    """Return the part, judged by the first kernel: 7x7 over colors in the encoder, 1x1 over tokens in the decoder."""
     return "decoder" if tensors["blocks.input.w"].shape[2:] == (1, 1) else "encoder"

@@ -17,7 +17,8 @@ class TensorDifference:
     Attributes:
         name: name of the tensor.
         max_abs: largest absolute difference of two values; infinite if a value is NaN in one tensor only.
-        relative: `max_abs` divided by the largest finite absolute value in either tensor; undivided if that is 0.
+        relative: `max_abs` divided by the largest finite absolute value in either tensor; `max_abs` itself if that
+            value is 0.
         differing: number of values that differ.
         size: number of values.
     """
@@ -34,11 +35,11 @@ class Difference:
     """Result of comparing two tables of tensors.
 
     Attributes:
-        only_a: names that are missing in the second table.
-        only_b: names that are missing in the first table.
-        other_shapes: both shapes of each tensor whose shapes differ.
+        only_a: names that only the first table has.
+        only_b: names that only the second table has.
+        other_shapes: {name: (shape in the first table, shape in the second)} of the tensors whose shapes differ.
         identical: names of tensors with the same type and the same bits.
-        compared: the other tensors of equal shapes, the largest difference first. Among floating-point tensors, a
+        compared: differences of the other tensors of equal shapes, the largest first. For floating-point tensors, a
             difference of 0 means that only types, signs of zeros or bits of NaNs differ.
     """
 
@@ -49,13 +50,13 @@ class Difference:
     compared: list[TensorDifference]
 
     def within(self, tolerance: float) -> bool:
-        """Return True if both tables have the same names and shapes, and values differ by the tolerance at most."""
+        """Return True if both tables have the same names and shapes, and values differ by at most `tolerance`."""
         same_tensors = not (self.only_a or self.only_b or self.other_shapes)
         return same_tensors and all(each.max_abs <= tolerance for each in self.compared)
 
 
 def compare(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]]) -> Difference:
-    """Return the difference of two tables of tensors, {name: array}."""
+    """Compare two tables of tensors, each of the form {name: array}."""
     shared = [name for name in a if name in b]
     same_shape = [name for name in shared if a[name].shape == b[name].shape]
     identical = [name for name in same_shape if _is_identical(a[name], b[name])]

@@ -1,8 +1,8 @@
 """Downloads weight files, resumes interrupted downloads, and verifies files before use.
 
 Data are written to NAME.partial. NAME.partial.json records the version of the file that they belong to, so that a later
-request asks only for the rest of the same version (RFC 9110, Range and If-Range). The file gets its final name after it
-could be read as weights and its size and checksum match the known ones.
+request asks only for the rest of the same version (RFC 9110, Range and If-Range). The file gets its final name once it
+has been read as weights and its size and checksum match the known ones, if there are any.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 MIRROR = "PLSC_MAE_MIRROR"  # environment variable with the address that replaces https://HOST of every URL
 CHUNK = 1 << 20
 MAX_PAUSE = 30.0  # seconds
-# Headers of a response; Python refuses to convert thousands of digits.
+# Values of response headers, of limited length because Python refuses to convert thousands of digits.
 LENGTH = re.compile(r"[0-9]{1,18}")
 CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/([0-9]{1,18}|\*)")
 # HTTP statuses of temporary errors: timeout, too many requests, and failures of the server.
@@ -55,7 +55,7 @@ class _Version:
 
 @dataclass(frozen=True)
 class _Answer:
-    """Open response with the offset of its first byte in the file, the file's length if announced, and its version."""
+    """Open response, the offset of its first byte in the file, the file's length if announced, and its version."""
 
     response: requests.Response
     start: int
@@ -69,7 +69,7 @@ class Fetched:
 
     Attributes:
         path: location of the file.
-        downloaded: False if the file had already been there.
+        downloaded: False if the file existed already.
         sha256: checksum of the file, in hexadecimal.
         verdict: result of the checksum verification, as text.
     """
@@ -92,8 +92,8 @@ def fetch(
 ) -> Fetched:
     """Download a weight file unless it exists, resume an interrupted download, and verify the file in every case.
 
-    A download that fails the verification is deleted. Proxies are taken from the environment (https_proxy, http_proxy,
-    no_proxy).
+    A download that fails the verification is deleted; a file that existed already is kept. Proxies are taken from the
+    environment (https_proxy, http_proxy, no_proxy).
 
     Args:
         url: http or https address.
@@ -146,7 +146,7 @@ def mirrored(url: str, mirror: str) -> str:
 
     Args:
         url: original address.
-        mirror: base address of the mirror; empty returns `url`.
+        mirror: base address of the mirror; if it is empty, `url` is returned unchanged.
     """
     if not mirror:
         return url
@@ -230,7 +230,18 @@ def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Res
 
 
 def _answer(url: str, response: requests.Response, have: int, version: _Version) -> _Answer | None:
-    """Return the `_Answer` of a response; None for a part that does not continue the `have` bytes of this `version`."""
+    """Return a response as an `_Answer`; None if it is a part of the file that does not continue the partial file.
+
+    Args:
+        url: address of the file.
+        response: response with its body unread.
+        have: number of bytes in the partial file.
+        version: version of the file that these bytes belong to.
+
+    Raises:
+        CheckpointError: the status is a permanent error.
+        _Interrupted: the status is a temporary error.
+    """
     status, headers = response.status_code, response.headers
     if status >= HTTPStatus.BAD_REQUEST:
         response.close()
@@ -318,7 +329,18 @@ def _size(path: Path) -> int:
 
 
 def _checked(file: Path, path: Path, checksum: Checksum | None, size: int | None, *, downloaded: bool) -> Fetched:
-    """Check that `file` can be read as weights and has this size and checksum; return it under its final `path`."""
+    """Check that `file` can be read as weights and has this size and checksum; return its record for `path`.
+
+    Args:
+        file: the file to check.
+        path: its final path.
+        checksum: expected checksum; None if unknown.
+        size: expected size in bytes; None if unknown.
+        downloaded: whether the file has been downloaded by this call of `fetch`.
+
+    Raises:
+        CheckpointError: the file cannot be read, or has another size or checksum.
+    """
     remedy = "" if downloaded else "; remove it to fetch it again"
     read_file(file)
     if size is not None and _size(file) != size:

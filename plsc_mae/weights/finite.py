@@ -19,8 +19,7 @@ def require_finite(
 ) -> None:
     """Check that all values are finite in float32, the type of the networks' weights.
 
-    Tensors are examined one after the other. Only complex tensors, and those with values that are not finite, are
-    copied.
+    To save memory, only complex tensors and tensors with values that are not finite are copied, one at a time.
 
     Args:
         tensors: arrays by name.
@@ -75,7 +74,7 @@ def count_not_finite(value: NDArray[Any]) -> int:
 def _is_finite(value: NDArray[Any]) -> bool:
     """Return True if all values are finite in float32.
 
-    Of real tensors only minimum and maximum are compared, because that copies nothing; they are NaN if a value is NaN.
+    Real tensors are judged by their minimum and maximum, which need no copy and are NaN if any value is NaN.
     """
     if value.dtype.kind == "c":
         return count_not_finite(value) == 0

@@ -1,4 +1,4 @@
-"""Separates the decoded content of a weight file into tensors by path and plain values: the end of every reader.
+"""Separates the decoded content of a weight file into tensors, by path, and plain values, as the last step of reading.
 
 A pickled torch module is converted to its state dict.
 """
@@ -25,7 +25,8 @@ from plsc_mae.weights.tensor_builders import (
 
 MAX_DEPTH = 100
 MAX_BITS = 4096  # of an integer; Python refuses to print very long ones
-# Extra entries of paddle.save: tensor names by parameter, and the splits of large arrays for pickle protocols below 4.
+# Extra entries of paddle.save: Paddle's own names of the parameters by key, and the pieces into which large arrays are
+# split for pickle protocols below 4.
 PADDLE_NAMES = "StructuredToParameterName@@"
 PADDLE_PIECES = "UnpackBigParamInfor@@"
 
@@ -33,7 +34,7 @@ _TENSOR = object()  # placeholder among the plain values for a tensor, or for a 
 
 
 class Leaves:
-    """Tensors of a file by path, and its other values as plain data.
+    """Content of a file: its tensors by path, and its other values as plain data.
 
     Attributes:
         tensors: arrays by path; the keys of a path are joined with "/".
@@ -63,7 +64,7 @@ class Leaves:
         self.meta: dict[str, Any] = {} if rest is _TENSOR else rest
 
     def _separate(self, value: Any, path: str, depth: int) -> Any:
-        """Collect the tensors of `value` under `path`; return the rest as plain data, `_TENSOR` if nothing is left."""
+        """Collect the tensors of `value` under `path`; return the rest as plain data, `_TENSOR` if nothing remains."""
         held = len(value) if isinstance(value, str | bytes | bytearray) else 0
         self._spend(VALUE_BYTES + len(path) + held, depth)
         match value:
@@ -112,7 +113,10 @@ class Leaves:
     def _add_tensor(
         self, tensor: TorchTensor | PickledArray | Array, path: str, depth: int, by_paddle: bool = False
     ) -> Any:
-        """Store a tensor under its path and return `_TENSOR`, but return an array of text or objects as plain data."""
+        """Store a tensor under its path and return `_TENSOR`.
+
+        An array of text or objects is not stored, but returned as plain data.
+        """
         if isinstance(tensor, PickledArray):
             if tensor.value is None:
                 return self._charged(tensor.describe())
@@ -134,7 +138,10 @@ class Leaves:
         return _TENSOR
 
     def _unwrap(self, value: Any) -> Any:
-        """Return a foreign object's content as a plain container, or its description; keep arrays and other values."""
+        """Return the content of a foreign object as a plain container, or else a description of the object.
+
+        Arrays, and values that are not foreign objects, are returned unchanged.
+        """
         if not isinstance(value, Foreign) or isinstance(value, PickledArray):
             return value
         if isinstance(value.state, dict):

@@ -68,11 +68,11 @@ GELU = ("gelu", "gelu_python")
 APPROXIMATE_GELU = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate")
 MAX_STATISTIC = 1000  # limit of means and stds
 CLASS_NUMBER = re.compile(r"[0-9]{1,9}")
-NUMBERED_LABEL = re.compile(r"LABEL_\d+")  # name that transformers gives to a class without one
+NUMBERED_LABEL = re.compile(r"LABEL_\d+")  # name that transformers gives to a class without a name
 
 
 class ImageStatistics(NamedTuple):
-    """Mean and std [3] by which images with values in [0, 1] were normalized in training."""
+    """Mean and std, three values each, by which images with values in [0, 1] were normalized in training."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -87,11 +87,11 @@ class ModelFolder:
     """Weight files of a folder.
 
     Attributes:
-        kind: name of the kind of folder.
-        files: the files.
+        kind: description of the folder, such as "DeepSpeed folder".
+        files: the weight files.
         places: {tensor: name of its file} of a sharded model; empty for a single file.
-        meta: training options (`args`), the content of config.json (`config`), names of the `classes`, and the
-            `statistics` of the images, as far as the folder states them.
+        meta: entries that the folder states: `args` (training options), `config` (content of config.json), `classes`
+            (their names) and `statistics` (of the images).
     """
 
     kind: str
@@ -122,7 +122,11 @@ def open_folder(folder: Path) -> ModelFolder:
 
 
 def _open_deepspeed(folder: Path) -> ModelFolder:
-    """Return the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names."""
+    """Return the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names.
+
+    Raises:
+        CheckpointError: there is no such file, or several.
+    """
     inner = folder
     if (folder / "latest").is_file():
         tag = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
@@ -150,7 +154,10 @@ def _open_deepspeed(folder: Path) -> ModelFolder:
 
 
 def describe_run_folder(folder: Path) -> str:
-    """Return the sentence for a folder given in place of a run's checkpoint; it names the newest checkpoint, if any."""
+    """Return the error message for a folder that is given instead of a checkpoint file of a run.
+
+    The message names the newest checkpoint in the folder, if there is one.
+    """
     checkpoints = [path for path in folder.glob(RUN_CHECKPOINTS) if path.is_file()]
     if not checkpoints:
         return f"{folder} is a folder without checkpoints of a run; give the file of a checkpoint"
@@ -159,7 +166,7 @@ def describe_run_folder(folder: Path) -> str:
 
 
 def _places(folder: Path, name: str) -> dict[str, str]:
-    """Return the index of a sharded model, {tensor: file name}; all its files exist in the folder."""
+    """Read the index of a sharded model, {tensor: file name}; a missing file is a CheckpointError."""
     places = _read_json(folder / name).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{folder / name} has no table 'weight_map' of tensors and files; fetch it again")
@@ -192,7 +199,7 @@ def _listed(paths: list[Path]) -> str:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Return `ModelFolder.meta` from config.json and preprocessor_config.json; empty without entries in config.json."""
+    """Return `ModelFolder.meta` from config.json and preprocessor_config.json; empty if config.json has no entries."""
     config, images = (
         _read_json(folder / name) if (folder / name).is_file() else {}
         for name in ("config.json", "preprocessor_config.json")
@@ -224,7 +231,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _check_activation(config: Mapping[str, Any], folder: Path) -> None:
-    """Raise CheckpointError if the MLPs have another activation than GELU; warn of an approximation of it."""
+    """Raise CheckpointError if the MLPs have another activation than GELU; only warn if it approximates GELU."""
     activation = config.get("hidden_act") or GELU[0]
     if activation in APPROXIMATE_GELU:
         logger.warning("%s: hidden_act is %s; exact GELU is used, so features differ slightly", folder, activation)
@@ -254,7 +261,7 @@ def _statistics(images: Mapping[str, Any], timm: Mapping[str, Any], folder: Path
 
 
 def _per_channel(values: Any) -> list[float]:
-    """Return the list `values`, or a single number three times; empty if a value is no number or is too large."""
+    """Return the list `values`, or three copies of a single number; empty if a value is no number or is too large."""
     rows = [values] * 3 if type(values) in (int, float) else values
     valid = isinstance(rows, list) and all(type(value) in (int, float) and abs(value) < MAX_STATISTIC for value in rows)
     return rows if valid else []

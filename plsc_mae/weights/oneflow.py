@@ -45,7 +45,7 @@ def is_oneflow(folder: Path) -> bool:
 
 
 def read_oneflow(folder: Path) -> Leaves:
-    """Read a folder that oneflow.save has written, or else all such sub-folders as {name: content}.
+    """Read a folder that oneflow.save has written, or else all such folders inside it, as {name: content}.
 
     Raises:
         UnpicklingError, OSError and others (`reader.DAMAGE`): a file cannot be read, is damaged or is unsupported, or
@@ -59,7 +59,7 @@ def read_oneflow(folder: Path) -> Leaves:
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """Return {name: folder} of the folders with a pickle: `folder` itself under an empty name, or its sub-folders."""
+    """Return {name: folder} of the folders with a pickle: `folder` itself under an empty name, or else sub-folders."""
     if (folder / PICKLE).is_file():
         return {"": folder}
     return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{PICKLE}")) if path.is_file()}

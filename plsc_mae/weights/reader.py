@@ -100,9 +100,9 @@ class Checkpoint:
         dialect: naming of `model`; empty if it was not detected.
         key: keys of the table that `model` was taken from, joined with "/"; empty for the outermost table.
         others: keys of other tables that hold a network, such as "model_ema"; empty if no network was chosen.
-        remark: assumptions in the choice of the network and alternatives to it, for the log; may be empty.
-        problem: the reason why no network can be chosen, or the chosen one cannot be used, as the end of a sentence;
-            empty otherwise, and if the only reason is that no dialect recognizes the names.
+        remark: assumptions made when the network was chosen, and alternatives to it, for the log; may be empty.
+        problem: reason why no network can be chosen or the chosen one cannot be used, as the end of a sentence that
+            starts with the path. Empty if there is no such reason, or only that no dialect recognizes the names.
         any_values: True if values that are not finite may be loaded into a network, to examine them.
     """
 
@@ -220,7 +220,10 @@ def _recognize(path: Path, head: bytes) -> tuple[str, Callable[[WeightFile], Lea
 
 
 def _network(leaves: Leaves) -> tuple[str, dict[str, Array]]:
-    """Return (key of the network's table, its tensors by name); a "module." that all names begin with is removed."""
+    """Return (key of the network's table, tensors by name); ("", {}) if the file has no such table.
+
+    A "module." that all names begin with is removed.
+    """
     key, found = "", leaves.tensors if leaves.flat else {}
     for name in NETWORK_KEYS:
         part = {path[len(name) + 1 :]: array for path, array in leaves.tensors.items() if path.startswith(f"{name}/")}
@@ -260,7 +263,6 @@ def _read_torch_stream(file: WeightFile) -> Leaves:
         stream.seek(nbytes, 1)
 
     def load(storage: Storage) -> Bytes:
-        """Return the bytes of a storage, mapped from the file."""
         start, nbytes = places.get(storage.key, (0, 0))
         if nbytes < storage.nbytes:
             missing(storage, nbytes)

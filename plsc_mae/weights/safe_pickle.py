@@ -102,7 +102,7 @@ def decode(
 
     Args:
         stream: stream positioned at the pickle; bytes after the pickle are not read.
-        builders: dotted name of a global -> function that is called instead of it.
+        builders: {dotted name of a global: function that is called instead of the global}.
         budget: budget of the whole file; calls and states are charged, because a builder may copy their arguments.
         persistent: resolves persistent ids, which torch uses for storages; None rejects them.
 
@@ -276,9 +276,9 @@ def _pairs(items: list[Any]) -> list[tuple[Any, Any]]:
 
 
 def _key(key: Any) -> Any:
-    """Return a safe key for a dict; a tuple of plain values becomes text.
+    """Return a key that is safe in a dict: a tuple of plain values becomes text, and other unsafe keys are refused.
 
-    The hash of a refused key could recurse without bound, or be chosen to collide with those of other keys, which makes
+    The hash of an unsafe key could recurse without bound, or be chosen to collide with those of other keys, which makes
     a dict slow.
     """
     if isinstance(key, tuple) and all(isinstance(part, SCALARS) for part in key):

@@ -118,7 +118,7 @@ class TorchTensor:
         return dtype_named(self.dtype_name)
 
     def array(self, load: Callable[[Storage], Bytes]) -> Array:
-        """Return the tensor, a view of its storage where possible; bfloat16 is converted to float32.
+        """Return the tensor as an array, a view of its storage where possible; bfloat16 is converted to float32.
 
         Args:
             load: reads the bytes of a storage.
@@ -200,7 +200,7 @@ class PickledArray(Foreign):
     value: Array | None = None
 
     def build(self, state: object) -> None:
-        """Create the array of numbers or text from (version, shape, dtype, is_fortran, data).
+        """Set `value` to the array of numbers or text that a state (version, shape, dtype, is_fortran, data) describes.
 
         Other states and types leave `value` None.
 
@@ -228,7 +228,7 @@ def _array(
 
 
 def counts(values: object) -> tuple[int, ...]:
-    """Validate a shape, strides, or an offset in a tuple, and return it as a tuple.
+    """Validate a shape, strides, or a tuple of one offset, and return it as a tuple.
 
     Raises:
         UnpicklingError: it is not a tuple or list of at most 32 non-negative integers.
@@ -304,7 +304,7 @@ def _sequence(items: object = ()) -> Any:
 
 
 def _mapping(items: object = (), *_rest: object) -> dict[Any, Any]:
-    """Build a dict from the argument of a dict subclass: a dict, or pairs with text as key; others are ignored."""
+    """Build a dict from the argument of a dict subclass: a dict, or pairs, of which those with text as key are used."""
     if isinstance(items, dict):
         return dict(items)
     table: dict[Any, Any] = {}

@@ -2,7 +2,7 @@
 
 Code bases save networks under many keys (model, state_dict, net, student, ...), inside of wrappers (DataParallel, FSDP,
 torch.compile) and as a part of a larger module (Lightning's `model.`, DINO's `backbone.`). A table holds a network if a
-dialect recognizes its names after the parts that wrappers insert and, if necessary, a prefix were removed.
+dialect recognizes its names once the parts that wrappers insert and, if necessary, a prefix have been removed.
 """
 
 from __future__ import annotations
@@ -53,15 +53,16 @@ class _Network:
 def choose_network(stored: Checkpoint, model_key: str = "", model_prefix: str = "") -> Checkpoint:
     """Return the checkpoint with the network of the file as its `model`.
 
-    The first of the tables `model`, `module`, `state_dict` and the outermost one that holds a network is taken; if none
-    of them does, the only other table that holds one. If this table holds several networks, or several other tables
-    hold one, nothing is chosen, and the result has a `problem`. Without the two arguments, a file that plsc_mae wrote
-    keeps its `model`.
+    The tables `model`, `module` and `state_dict` and then the outermost table are tried in this order, and the first
+    that holds a network is taken. If these four hold no network, another table is taken if only one other table holds
+    one. Nothing is chosen, and the result has a `problem`, if the table holds several networks or several other tables
+    hold one. If no table holds a network, the result need not have a `problem`. Without the two arguments, a file that
+    plsc_mae wrote keeps its `model`.
 
     Args:
         stored: the file as `reader.read_file` returns it.
-        model_key: keys separated by "|", such as "model_ema|model"; only the tables under the first one that the file
-            has are searched, also in files of plsc_mae. It is ignored for a file without keys.
+        model_key: keys separated by "|", such as "model_ema|model". Only the tables under the first of these keys that
+            the file has are searched, also in files of plsc_mae. It is ignored for a file without keys.
         model_prefix: prefix of the network's tensor names. It is removed, and tensors without it are ignored.
 
     Raises:
@@ -205,7 +206,7 @@ def _has_patch_embedding(table: Tensors) -> bool:
 
 
 def _without_wrappers(table: Tensors) -> dict[str, Array]:
-    """Remove the parts that wrappers insert from the names of a table; keep all names if two would become equal."""
+    """Remove from the names of a table the parts that wrappers insert; keep all names if two would become equal."""
     stripped = {".".join(part for part in name.split(".") if part not in WRAPPERS): x for name, x in table.items()}
     return stripped if len(stripped) == len(table) else dict(table)
 
@@ -224,7 +225,7 @@ def _prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _problem(stored: Checkpoint, tables: Mapping[str, Tensors], found: Mapping[str, list[_Network]]) -> str:
-    """Return, as the end of a sentence, why no network can be chosen; "" for merely unknown names."""
+    """Return, as the end of a sentence, why no network can be chosen; "" if the names are merely unknown."""
     for key in (*NETWORK_KEYS, "", *found):
         if len(found.get(key, ())) > 1:
             names = ", ".join(f"'{network.prefix}'" for network in found[key])

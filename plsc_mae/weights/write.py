@@ -107,7 +107,7 @@ def _write_torch(path: Path, arrays: Tensors, key: str) -> None:
 
 
 def _torch_pickle(arrays: Tensors, key: str) -> bytes:
-    """Return the pickle of {key: table}, or of the table alone if `key` is empty; each tensor has its own storage."""
+    """Return the pickle of {key: arrays}, or of `arrays` alone if `key` is empty; each tensor has its own storage."""
     table = EMPTY_DICT + b"".join(
         _pickle_value(name) + _pickle_tensor(str(number), value) + SETITEM
         for number, (name, value) in enumerate(arrays.items())

@@ -59,7 +59,6 @@ def _read_torch(archive: zipfile.ZipFile, file: WeightFile, folder: str) -> Leav
     records = {entry.filename.removeprefix(folder): entry for entry in archive.infolist()}
 
     def load(storage: Storage) -> Bytes:
-        """Return the bytes of a storage."""
         entry = records.get(f"data/{storage.key}")
         if entry is None:
             missing(storage)

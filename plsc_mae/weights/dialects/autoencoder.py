@@ -15,9 +15,9 @@ _OPTIONS = ("img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ra
 def infer_arguments(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, Any]:
     """Return the arguments of `MaskedAutoencoder` that fit a network's tensors.
 
-    Values that the tensors do not determine become None: numbers of heads for unpublished widths (except those of
-    MAE-priv's and MAE-pytorch's decoders), the decoder's sizes if the file has an encoder only, and `img_size` if there
-    is no position table of a square grid, as in MAE-pytorch.
+    Values that the tensors do not determine become None: a number of heads if no published network has the width
+    (decoders of MAE-priv and MAE-pytorch always have heads of 64 channels), the decoder's sizes if the file has an
+    encoder only, and `img_size` if the file has no position table of a square grid (MAE-pytorch's files have no table).
 
     Raises:
         CheckpointError: the tensors contain no encoder, or one of them has an unexpected number of dimensions or is

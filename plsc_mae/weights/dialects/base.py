@@ -21,8 +21,9 @@ Rewrite = Callable[[Tensors, NumHeads], dict[str, Array]]
 class Dialect:
     """Names and layout rules of one code base.
 
-    `foreign_name` maps our names to a base naming. If the files have another one, or for instance store query, key and
-    value separately, `decode` and `encode` convert between the files and the base naming.
+    `foreign_name` maps our names to a base naming. If the files use another naming, or divide the values among tensors
+    differently (such as separate query, key and value), `decode` and `encode` convert between the files and the base
+    naming.
 
     Attributes:
         name: name in commands and in `dialect=`.
@@ -30,10 +31,10 @@ class Dialect:
         transposes_linear: True if linear weights are stored as [out, in]; ours are [in, out].
         copies: tensors that files store twice, as {prefix of the copies: prefix of the originals}. Copies are written
             for strict readers and are optional when reading.
-        recognizes: returns True if a file's tensors have this dialect, judged by their names and shapes.
+        recognizes: returns True if a file's tensors are in this dialect, judged by their names and shapes.
         holds: returns True if a network of this dialect can have tensors with all the given names (in the base naming);
             checked before writing.
-        newer_parts: whether the code base has normalized queries and keys, register tokens, and position tables without
+        newer_parts: True if the code base has normalized queries and keys, register tokens, and position tables without
             a row for the class token.
         norm_eps: eps of the blocks' layer norms, if files do not store it and it is not 1e-6; else None.
         key: key of the network's tensors in a file that is written; empty for a file that is a flat table.
@@ -79,12 +80,12 @@ def tensor_of_rank(tensors: Tensors, name: str, ndim: int, path: str) -> Array |
 
 
 def renamed(name: str, network: Mapping[str, str], block: Mapping[str, str]) -> str:
-    """Return a tensor's name in another naming.
+    """Return a tensor's name in another naming; a name that matches nothing in `network` is returned unchanged.
 
     Args:
         name: name of a tensor; `STACK.NUMBER.REST` for a tensor of a block.
-        network: replacements for the beginning of a name, or the stack of a block; the first match is used.
-        block: replacements for the beginning of REST.
+        network: {old: new} beginnings of names, such as the STACK of blocks; the first match is used.
+        block: {old: new} beginnings of REST; the first match is used.
     """
     for old, new in network.items():
         if name == old or name.startswith(f"{old}."):

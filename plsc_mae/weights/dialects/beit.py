@@ -14,7 +14,7 @@ from plsc_mae.weights.dialects.facebook import paddle_name
 
 
 def foreign_name(name: str) -> str:
-    """Translate our name as for facebookresearch/mae, and remove `rel_pos_bias.` from the names of a block."""
+    """Translate our name to facebookresearch/mae's, and remove `rel_pos_bias.` from the names of a block."""
     return facebook_name(name).replace(".attn.rel_pos_bias.", ".attn.")
 
 

@@ -55,9 +55,9 @@ def _renamed(name: str, prefixes: dict[str, str]) -> str:
 
 
 def _has(tensors: Tensors, *names: str, out_first: bool | None = None) -> bool:
-    """Return True if the tensors include `names` and an encoder with linear weights [out, in] or, if False, [in, out].
+    """Return True if the tensors include `names` and an encoder.
 
-    `out_first` None accepts both layouts.
+    The encoder's linear weights must be [out, in] if `out_first` is True, [in, out] if it is False.
     """
     if not {"encoder.patch_embed.proj.weight", "encoder.blocks.0.mlp.fc1.weight", *names} <= set(tensors):
         return False
@@ -106,7 +106,7 @@ CAE_BETWEEN = replace(CAE, name="cae_between", recognizes=_is_between, decode=_d
 
 
 # {width: heads} of the published networks; shapes do not determine the heads. For regressor and decoder, the width is
-# that of their projections: 12 heads in the original project a width of 1024 to 12 x 85 = 1020 channels.
+# that of their projections: the original's 12 heads turn a width of 1024 into 12 x 85 = 1020 channels.
 HEADS = {192: 12, 384: 12, 768: 12, 1024: 16}
 _DECODER_HEADS = {768: 12, 1020: 12, 1024: 16}
 

@@ -14,7 +14,10 @@ RELATIVE_TABLE = "relative_position_bias_table"
 
 
 def relative_side(count: int) -> int | None:
-    """Return the side, in patches, of the square grid of a relative position table of `count` rows, else None."""
+    """Return the side, in patches, of the square grid of a relative position table with `count` rows.
+
+    The result is None if no square grid has this number of rows.
+    """
     side = square_side(count - 3)
     return None if side is None or side % 2 == 0 else (side + 1) // 2
 
@@ -51,7 +54,9 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
     register_tokens, prefix = 0 if registers is None else registers.shape[1], None
     if table is not None:
         prefix = prefix_positions(table.shape[1], int(class_token), register_tokens)
-        if class_token and prefix == 0 and not table[:, 0].any():  # the zeros are the class token's, in computed tables
+        if (
+            class_token and prefix == 0 and not table[:, 0].any()
+        ):  # as in computed tables with a row for the class token
             prefix = None
         side = None if prefix is None else square_side(table.shape[1] - prefix)
     if query_norm is not None:

@@ -1,4 +1,4 @@
-"""facebookresearch/mae, timm, and PLSC, which stores linear weights and names running statistics as Paddle does.
+"""facebookresearch/mae, timm, and PLSC, which has Paddle's layout of linear weights and names of running statistics.
 
 facebookresearch/mae is built on timm's ViT, so a plain ViT has one set of names. Files with parts that only newer ViTs
 have (layer scale, normalized queries and keys, register tokens) are of the dialect `timm`. DINOv2 and DeiT III have the
@@ -89,7 +89,7 @@ _CHUNKED = re.compile(r"^blocks\.\d+\.(?P<block>\d+\..+)$")
 
 
 def timm_name(name: str) -> str:
-    """Translate our name as for facebookresearch/mae, and layer scales and registers to timm's names."""
+    """Translate our name to facebookresearch/mae's, or to timm's for layer scales and register tokens."""
     return _newer_name(foreign_name(name))
 
 
@@ -101,12 +101,15 @@ def _newer_name(name: str) -> str:
 
 
 def _decode_timm(tensors: Tensors, _heads: NumHeads) -> dict[str, Array]:
-    """Return the tensors with timm's names for layer scales of DeiT III, registers and chunked blocks of DINOv2."""
+    """Rename layer scales of DeiT III, and register tokens and chunked blocks of DINOv2, as timm names them."""
     return {_newer_name(_CHUNKED.sub(r"blocks.\g<block>", name)): value for name, value in tensors.items()}
 
 
 def _recognizes_timm(tensors: Tensors) -> bool:
-    """Return True for a ViT in timm's names, also if its `qkv` has no bias, so that loaders can name what it lacks."""
+    """Return True for a ViT in timm's names.
+
+    Its `qkv` may lack a bias, so that loaders can name what is missing, but not have a `q_bias` instead, as in BEiT.
+    """
     chunked = {_CHUNKED.sub(r"blocks.\g<block>", name): value for name, value in tensors.items()}
     return _has_rows(chunked, out_first=True, bias="blocks.0.attn.q_bias" in chunked)
 

@@ -1,4 +1,4 @@
-"""Hugging Face transformers: ViTMAEForPreTraining, ViTMAEModel, ViTForImageClassification and, to read, Dinov2Model.
+"""Hugging Face transformers: ViTMAEForPreTraining, ViTMAEModel, ViTForImageClassification; Dinov2Model read-only.
 
 The base naming is facebookresearch/mae's and timm's. Query, key and value are stored separately. Names are written as
 in files of the Hub and of transformers 4; names of transformers 5 can be read too. The eps of the layer norms defaults
