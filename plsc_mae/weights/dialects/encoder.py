@@ -54,9 +54,7 @@ def infer_encoder(tensors: Tensors, dialect: Dialect, path: str) -> dict[str, An
     register_tokens, prefix = 0 if registers is None else registers.shape[1], None
     if table is not None:
         prefix = prefix_positions(table.shape[1], int(class_token), register_tokens)
-        if (
-            class_token and prefix == 0 and not table[:, 0].any()
-        ):  # as in computed tables with a row for the class token
+        if class_token and prefix == 0 and not table[:, 0].any():  # computed, with a row for the class token
             prefix = None
         side = None if prefix is None else square_side(table.shape[1] - prefix)
     if query_norm is not None:
