@@ -25,7 +25,7 @@ def stored_channels(stored: Checkpoint) -> int | None:
     """
     name = detect(stored.model)
     if name and find_dialect(name).decode is not None:
-        stored = decoded(stored, 1, 1)  # no number of heads changes the shape of the kernel
+        stored = decoded(stored, 1, 1)  # the shape of the kernel does not depend on the number of heads
         name = detect(stored.model)
     kernel = stored.model.get(find_dialect(name).foreign_name(f"encoder.{PATCH_KERNEL}")) if name else None
     return int(kernel.shape[1]) if kernel is not None and kernel.ndim == len("DCPP") else None

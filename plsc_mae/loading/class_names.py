@@ -1,4 +1,4 @@
-"""Number and names of the classes of a trained classifier, and the data set's labels in its numbering."""
+"""Number and names of the classes of a trained classifier, and conversion of a data set's labels to its outputs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_head(stored: Checkpoint, names_file: str = "") -> Head:
 
 
 def _warn_of_other_names(given: Sequence[str], known: Sequence[str], names_file: str, path: str) -> None:
-    """Warn if --classes replaces stored names; numbers in their order, as of a list file, are no names."""
+    """Warn if --classes changes the stored names, unless these are only the indices of the outputs."""
     changed = [i for i, (name, old) in enumerate(zip(given, known, strict=False)) if name != old]
     if not changed or list(known) == [str(i) for i in range(len(known))]:
         return
@@ -153,7 +153,7 @@ def number_by_outputs(images: AnyImages, head: Head) -> AnyImages:
 
 
 def head_to_keep(stored: Checkpoint, count: int, classes: ClassOrder, names_file: str = "") -> list[int] | None:
-    """Return the index of the stored output for each output of a run's classifier; None if it needs a new head.
+    """Return the index of the stored output for each output of a run's classifier; None if the run needs a new head.
 
     A new head is needed if the file has no classifier, or one with another number of outputs or other classes. If the
     class names of the file or of the run are unknown, an equal number of outputs is enough, with a warning.

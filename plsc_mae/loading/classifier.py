@@ -134,7 +134,7 @@ def _by_options(
 def _arguments(
     stored: Checkpoint, num_heads: int | None, input_size: tuple[int, ...] | None, global_pool: bool | None
 ) -> dict[str, Any]:
-    """Infer the arguments of `ImageClassifier` from a file of another code base; `global_pool` None is inferred too."""
+    """Infer the arguments of `ImageClassifier` from a file of another code base, also `global_pool` if it is None."""
     rules, options = recognize(stored.model, str(stored.path)), stored.meta.get("args")
     encoder = infer_encoder_arguments(stored, num_heads, input_size)
 
@@ -143,7 +143,7 @@ def _arguments(
 
     norm_pooled, batch_norm = has("fc_norm.weight"), has("fc_norm.running_mean")
     raw = batch_norm and not encoder["final_norm"]
-    # MAE-priv has a norm after the pooling even if it classifies the class token, but states that as an option.
+    # MAE-priv has a norm after the pooling even if it classifies the class token; its stored options distinguish these.
     token_pooled = isinstance(options, dict) and bool(options.get("use_cls_token")) and encoder["class_token"]
     mean_pooled = not encoder["class_token"] if raw else norm_pooled and not token_pooled
     pooling: dict[str, Any] = {"global_pool": mean_pooled if global_pool is None else global_pool}

@@ -1,7 +1,8 @@
 """The rule of the loaders: a file and a network must have the same tensors, apart from known exceptions.
 
-If the file lacks a tensor, the network keeps random values there. If the network lacks it, its values are ignored.
-Either case can change the features silently, so it is an error, except for tensors listed here or named by a loader.
+If the file lacks a tensor of the network, the network keeps random values there. If the network lacks a tensor of the
+file, that tensor is ignored. Either case can change the features silently, so it is an error, except for tensors listed
+here or named by a loader.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _SHOWN = 3  # names in a message
 # Name suffixes of computed tables, and of counters that no code reads.
 COMPUTED = ("relative_position_index", "num_batches_tracked", "position_ids", "n_averaged")
 
-# Name prefixes of frozen networks that compute targets; the network to load may have none.
+# Name prefixes of frozen networks that compute targets; the network that is loaded need not have such a part.
 TEACHERS = ("alignment_encoder.", "teacher.", "teacher_network.", "momentum_encoder.")
 
 # Name prefixes outside the encoder, in the base naming of all dialects: tokens and networks of pre-training, teachers,

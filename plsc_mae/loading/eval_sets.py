@@ -39,7 +39,7 @@ class EvaluationPart(NamedTuple):
     Attributes:
         name: name of the part, such as "fog/3"; empty if the set has a single part.
         images: the images; labels are indices into the C classes.
-        outputs: output [C] of the classifier for each class; None for all outputs in their order.
+        outputs: index [C] of the classifier's output for each class; None for all outputs in their order.
         accepted: bool [n, C], True for every correct class of an image; None if only its label is correct.
     """
 
@@ -98,7 +98,6 @@ def _subset_rule(letter: str) -> Callable[[Source], Iterator[EvaluationPart]]:
     """Return the rule of a set whose folders are WordNet ids of ImageNet-1k or of its subset `letter`."""
 
     def rule(source: Source) -> Iterator[EvaluationPart]:
-        """Yield the single part of a set of folders."""
         classes = synsets(letter)
         outputs = _outputs(source.head, classes)
         yield EvaluationPart("", _labeled(source.images(), classes), outputs)
@@ -139,7 +138,7 @@ def _real_rule(source: Source) -> Iterator[EvaluationPart]:
 
 
 def _corrupted_rule(source: Source) -> Iterator[EvaluationPart]:
-    """Yield a part for each CORRUPTION/SEVERITY of ImageNet-C, which may lie in folders of several corruptions."""
+    """Yield a part for each CORRUPTION/SEVERITY of ImageNet-C; further folders may group the corruptions."""
     outputs = _outputs(source.head, synsets())
     for name, folder in sorted(_corruption_folders(source).items()):
         for severity in SEVERITIES:
@@ -189,9 +188,10 @@ RULES: Mapping[str, Callable[[Source], Iterator[EvaluationPart]]] = {
 
 
 def _labeled(images: ImageList, classes: Sequence[str], *, numbers: bool = False) -> ImageList:
-    """Return images with the classes of a published set, by the WordNet ids in the names of their own classes.
+    """Renumber the labels of images as indices into `classes`, the WordNet ids of a published set.
 
-    If `numbers` is true, or the images have numbers as classes, these may be class numbers of ImageNet-1k instead.
+    Classes are matched by the WordNet ids in their names. If `numbers` is true, or the images have numbers as classes,
+    the names may be class numbers of ImageNet-1k instead.
     """
     numbers = numbers or images.numbered
     place = {name: number for number, name in enumerate(classes)}
@@ -218,7 +218,7 @@ def _labeled(images: ImageList, classes: Sequence[str], *, numbers: bool = False
 
 
 def _synset(name: str, *, numbers: bool) -> str:
-    """Return the WordNet id in the name of a class, "" without one."""
+    """Return the WordNet id in the name of a class or, if `numbers` is true, of a class number; "" without one."""
     if numbers and name.isdecimal() and int(name) < len(synsets()):
         return synsets()[int(name)]
     return find_synset(name) or ""

@@ -70,7 +70,7 @@ def load_initial_weights(task: Task, config: PretrainConfig) -> LoadReport:
 
 
 def _other_sizes(task: Task, method: Method[Any], base: Checkpoint) -> dict[str, float]:
-    """Return the sizes of the file's network, by option, in which the network of the run differs."""
+    """Return {option: size of the file's network} for the sizes in which the network of the run differs."""
     shapes = {name: np.broadcast_to(np.float32(0), tensor.shape) for name, tensor in task.model.state_dict().items()}
     own = dataclasses.replace(base, model=shapes, dialect=NATIVE.name)
     whole = method.has_network(base) and method.has_network(own)
@@ -84,7 +84,7 @@ def _other_sizes(task: Task, method: Method[Any], base: Checkpoint) -> dict[str,
 
 
 def _stated_heads(stored: Checkpoint, embed_dim: int, method: str) -> dict[str, int]:
-    """Return the numbers of attention heads that a file states, by option; the decoder's for the same method only."""
+    """Return {option: number of attention heads} as a file states them; the decoder's only if `method` trained it."""
     found = {"num_heads": stated_heads(stored, "num_heads", embed_dim)}
     if stored.meta.get("method") == method:
         found["decoder_num_heads"] = stated_heads(stored, "decoder_num_heads", None)
@@ -118,6 +118,6 @@ def _log(path: str, report: LoadReport, computed: set[str]) -> None:
 
 
 def _by_part(names: Iterable[str]) -> str:
-    """Return the parts of a network that have these tensors, with the number of each, such as "decoder (30)"."""
+    """Return the parts that have these tensors, with their numbers, such as "decoder (30)"; "nothing" without names."""
     counts = Counter(name.removeprefix("encoder.").partition(".")[0] for name in names)
     return ", ".join(f"{part} ({count})" for part, count in counts.items()) or "nothing"

@@ -45,7 +45,7 @@ def holding_network(
     *,
     in_chans: int | None = None,
 ) -> nn.Layer:
-    """Build and load the network of a file to read its tensors, not to compute with it: its heads may be wrong.
+    """Build and load the network of a file to read its tensors; do not compute with it: its heads may be wrong.
 
     An unknown number of heads is an error only if the order of rows in the file depends on it. For the arguments see
     `open_network`.
@@ -153,8 +153,8 @@ def load_pretraining_network(
 def _one_row(stored: Checkpoint) -> tuple[int, int] | None:
     """Return the image size (h, w) at which all patches of an encoder form one row, if its grid is unknown.
 
-    None if the positions form a square grid or are not in the file, and for training checkpoints of plsc_mae, which
-    store their image size.
+    The result is None if the positions form a square grid or are not in the file, and for training checkpoints of
+    plsc_mae, which store their image size.
     """
     base = base_of(stored)
     if "phase" in base.meta:

@@ -81,7 +81,7 @@ def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | N
 
     Args:
         config: options of the run.
-        images: images from which the range is sampled, for --pixel_range auto or if it is unknown; None samples none.
+        images: images from which the range is sampled, for --pixel_range auto or if it is unknown; None to sample none.
         checkpoint: checkpoint that the run resumes, evaluates or starts from, whose values are the default.
 
     Raises:
@@ -150,7 +150,7 @@ def choose(
     Args:
         config: options of a command.
         origins: checkpoints, whose values are the defaults; earlier checkpoints take precedence.
-        images: images from which the range is sampled, for --pixel_range auto or if it is unknown; None samples none.
+        images: images from which the range is sampled, for --pixel_range auto or if it is unknown; None to sample none.
         channels: number of channels if neither options nor files give one.
 
     Raises:

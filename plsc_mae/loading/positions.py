@@ -43,9 +43,9 @@ class PositionFit:
     Args:
         network: the network to load; its buffers hold the fixed tables.
         encoder: the encoder of `network`, or `network` itself.
-        stored: the file. The grid of a position table is the first of these that has the table's number of patches:
-            that of options stored by plsc_mae, the encoder's if it is square, one for which the table was computed, the
-            encoder's, a square.
+        stored: the file. The grid of its position table is the first of these that has the table's number of patches:
+            (1) the grid of the options that plsc_mae stored, (2) the encoder's grid if it is square or the table was
+            computed for it, (3) another grid for which the table was computed, (4) the encoder's grid, (5) a square.
         silent: True to log no conversion of channels, for a network that is loaded again.
     """
 
@@ -139,7 +139,7 @@ class PositionFit:
 def computed_kind(table: Array, grid: Grid, *, class_token: bool) -> Positions | None:
     """Return the kind of fixed table that equals `table` [1, T + L, D] within 1e-5; None if neither kind does.
 
-    The T rows before the patches are that of the class token, or none if `class_token` is False.
+    T is 1, the row of the class token, or 0 if `class_token` is False.
     """
     kinds: tuple[Positions, ...] = ("column first", "row first")
     for kind in kinds:

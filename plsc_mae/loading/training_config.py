@@ -25,8 +25,8 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
 
     Args:
         stored: the file as `weights.read` returns it.
-        heads: the user's `num_heads` and, if the caller needs the decoder, `decoder_num_heads`; None without one. They
-            are used for files without plsc_mae's options, many of which do not determine the numbers of heads.
+        heads: `num_heads` and, if the caller needs the decoder, `decoder_num_heads`; a value is None if the user gave
+            no number. They are used for files without plsc_mae's options, many of which do not determine the heads.
         replaced: options that replace the checkpoint's; a value of None keeps the checkpoint's. `resume` and
             `auto_resume` are always switched off.
 
@@ -74,7 +74,7 @@ def set_final_eps(network: nn.Layer, stored: Checkpoint) -> None:
 
 
 def _infer_config(stored: Checkpoint, heads: Mapping[str, int | None], norm_eps: float | None) -> PretrainConfig:
-    """Infer the options of a file without those of plsc_mae from its tensors; for the errors see `training_config`."""
+    """Infer options from the tensors of a file that lacks plsc_mae's options; for the errors see `training_config`."""
     method = next((method for method in load_methods() if method.recognizes(stored)), None)
     if method is None:
         raise CheckpointError(
@@ -107,7 +107,8 @@ def stated_heads(stored: Checkpoint, key: str, width: int | None) -> int | None:
     Args:
         stored: the file.
         key: "num_heads" or "decoder_num_heads".
-        width: width of these blocks; a registered model of another width is not used, and with None no model is.
+        width: width of these blocks. A registered model of another width is not used; if `width` is None, no registered
+            model is used.
     """
     options = stored.meta.get("args")
     if not isinstance(options, dict):
