@@ -1,8 +1,8 @@
 """Averages of gradients, and copies of updated parameters, between data-parallel processes.
 
-On a CPU, if all of them can share memory, they exchange float32 tensors through it, which is quicker than gloo's
-sockets. A collective of one number separates writing from reading, so a process that dies or hangs is noticed as in any
-other collective. In shared memory, values are added in the order of the ranks, so means do not depend on timing.
+On a CPU, if all these processes can share memory, they exchange float32 tensors through it, which is quicker than
+gloo's sockets. A collective of one number separates writing from reading, so a process that dies or hangs is noticed as
+in any other collective. In shared memory, values are added in the order of the ranks, so means do not depend on timing.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def shared_rows(group: Group, count: int, elements: int) -> Floats | None:
         if group.rank > 0:
             descriptor = os.open(f"/proc/{pid}/fd/{opened}", os.O_RDWR)
             found = mmap.mmap(descriptor, size)
-            shared = found if found[:8] == key.to_bytes(8, "little") else None  # else that process is another one
+            shared = found if found[:8] == key.to_bytes(8, "little") else None  # else here `pid` is another process
     missing = group.sum(paddle.to_tensor([int(shared is None)]))
     if descriptor >= 0:
         os.close(descriptor)

@@ -41,8 +41,8 @@ class End(NamedTuple):
         cause: sentence without its period.
         code: exit code for the processes.
         in_words: True if the cause is an error that a process reported; False if it was detected from outside.
-        hung_at: if the run hangs, number of the last update that the hanging process has reported, 0 without a report;
-            the processes then write their stacks. Else None.
+        hung_at: number of the last update that the hanging process has reported, 0 without a report; None if the run
+            does not hang. If it is a number, every process writes its stacks.
     """
 
     cause: str
@@ -76,7 +76,7 @@ class Watch(ABC):
         reports: connections for the reports of the hang detector, by process index.
         stacks_folder: folder of the stacks that this process writes if the run hangs; None writes to stderr only.
         describe_suspect: returns a sentence about a process that has made no progress for a while; "" without one.
-        end: reason for which the run ends; None before, and if this process itself reports an error.
+        end: reason for which the run ends; None until it is known, and if this process itself reports an error.
     """
 
     def __init__(self, process: int) -> None:
@@ -319,7 +319,7 @@ _watch: Watch | None = None
 
 
 def join(process: int, processes: int, store: Any, environ: Mapping[str, str] = os.environ) -> None:
-    """Start to watch the other processes of a run, unless this has started before; all processes must call.
+    """Start to watch the other processes of a run, unless this process already does; all processes must call.
 
     Args:
         process: index of this process.

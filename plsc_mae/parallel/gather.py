@@ -1,4 +1,4 @@
-"""Gathering of the tensors of all processes in process 0, a few at a time, so that it need not hold all of them."""
+"""Gathering of the tensors of all processes in process 0, a few at a time, so that it never holds all at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Part(NamedTuple):
         process: index of the process in the run.
         shape: shape of the part.
         dtype: name of its data type, such as "float32".
-        shard: its place in the whole tensor; None if the part is the whole tensor.
+        shard: description of the division that the part results from; None if the part is the whole tensor.
     """
 
     process: int
@@ -38,7 +38,7 @@ class Holdings(NamedTuple):
 
     Attributes:
         tensors: tensors by key.
-        shards: shards of those tensors that are parts of a larger one, by key.
+        shards: for each tensor that is a share of a larger one, the description of the division, by key.
     """
 
     tensors: Mapping[str, Tensor]
@@ -114,15 +114,15 @@ class Collection:
     def _collect(self, keys: list[str]) -> list[tuple[str, list[Tensor]]]:
         """Return (key, parts) of several tensors; all processes must call.
 
-        Process 0 writes between two calls, which can take longer than gloo's timeout, so the processes meet first. A
-        meeting takes up to 0.1 s at Paddle's store, hence one for many tensors.
+        Process 0 writes between two calls, which can take longer than gloo's timeout, so the processes meet first. They
+        meet once for many tensors, because a meeting at Paddle's store takes up to 0.1 s.
         """
         if not self.world.is_gpu and any(part.process for key in keys for part in self.parts[key]):
             self.world.barrier()
         return [(key, [self._exchanged(key, part) for part in self.parts[key]]) for key in keys]
 
     def _exchanged(self, key: str, part: Part) -> Tensor:
-        """Return a part, which its source has broadcast unless that is process 0; all processes must call.
+        """Broadcast a part from its source, unless that is process 0, and return the part; all processes must call.
 
         A message to process 0 alone would break later collectives, because gloo numbers the messages of a group, and
         the other processes would miss a number (Paddle 3.3.1).

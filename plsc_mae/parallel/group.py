@@ -36,7 +36,7 @@ class Group(NamedTuple):
 
     @classmethod
     def of(cls, ranks: Sequence[int], process: int, processes: int, *, on_gloo: bool) -> Group:
-        """Create a group and return it; all processes of the run, members or not, must create all groups in one order.
+        """Create a group; all processes of the run, members or not, must create the same groups in the same order.
 
         Args:
             ranks: process indices of the members in ascending order.

@@ -77,7 +77,7 @@ class ProgressTable:
         self.observed.pop(process, None)
 
     def find_silent(self, now: float) -> End | None:
-        """Return the end of the run if a process has sent no report for the timeout, else None."""
+        """Return the reason to end the run if a process has sent no report for the timeout, else None."""
         silent = [seen for seen in self.observed.values() if now - seen.heard >= self.timeout]
         if not silent:
             return None
@@ -105,7 +105,7 @@ class ProgressTable:
         return f"{seen.name} has made no progress for {now - seen.moved:.0f} s; last report: {_place(seen.activity)}"
 
     def find_stalled(self, now: float) -> End | None:
-        """Return the end of the run if no process has made progress for the timeout, else None.
+        """Return the reason to end the run if no process has made progress for the timeout, else None.
 
         Until every process has finished an update since its start, the timeout is at least FIRST_UPDATE.
         """
@@ -126,7 +126,7 @@ class ProgressTable:
 
 
 def _describe(behind: list[Observed], limit: str, *, alone: bool, all_equal: bool) -> str:
-    """Return the sentence that names the processes that are behind, and their place."""
+    """Return a sentence that names the processes that are behind, and their current activity."""
     where = f"no progress for {limit} {_place(behind[0].activity)}"
     names = ", ".join(seen.name for seen in behind)
     if alone:

@@ -24,7 +24,7 @@ from plsc_mae.parallel.world import World
 
 
 class Shard(NamedTuple):
-    """Description of this process's share of a divided parameter, stored as `param.shard`.
+    """Description of the division of a parameter among processes, stored as `param.shard` of every share.
 
     Attributes:
         axis: axis along which the parameter is divided.
@@ -52,17 +52,17 @@ class Shard(NamedTuple):
         return np.concatenate([piece[i] for i in range(self.parts) for piece in pieces], axis=self.axis)
 
     def without_group(self) -> Shard:
-        """Return a copy of the shard whose group is a single process, for use in another process."""
+        """Return a copy with a single process in place of the group, for use in another process."""
         return self._replace(group=Group.alone())
 
 
 def shard_of(param: Tensor) -> Shard | None:
-    """Return the shard of a parameter; None if the parameter is whole."""
+    """Return the description of a parameter's division; None if the parameter is whole."""
     return getattr(param, "shard", None)
 
 
 def shards_of(model: nn.Layer) -> dict[str, Shard]:
-    """Return the shards of a network's divided parameters by name."""
+    """Return the descriptions of the division of a network's divided parameters, by name."""
     shards = {name: shard_of(param) for name, param in model.named_parameters()}
     return {name: shard for name, shard in shards.items() if shard is not None}
 
@@ -89,13 +89,11 @@ class _Spread(paddle.autograd.PyLayer):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
-        """Return the input unchanged."""
         ctx.group = group
         return x.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Return the gradient summed over the group."""
         return ctx.group.sum(grad.clone())
 
 
@@ -104,12 +102,10 @@ class _Gather(paddle.autograd.PyLayer):
 
     @staticmethod
     def forward(_ctx: Any, x: Tensor, group: Group) -> Tensor:
-        """Return the input summed over the group."""
         return group.sum(x.clone())
 
     @staticmethod
     def backward(_ctx: Any, grad: Tensor) -> Tensor:
-        """Return the gradient unchanged."""
         return grad.clone()
 
 
