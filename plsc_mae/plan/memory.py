@@ -72,7 +72,7 @@ class States(NamedTuple):
     accumulates: bool = False
 
     def share(self, stage: int, size: int) -> int:
-        """Return the bytes that one process keeps of `size` bytes, which ZeRO divides in `stage` and higher stages."""
+        """Return the bytes that one process keeps of a total `size` that ZeRO divides in `stage` and higher stages."""
         return -(-size // self.sharded) if self.sharding_stage >= stage else size
 
 
