@@ -9,8 +9,8 @@ class Check(NamedTuple):
     """A check.
 
     Attributes:
-        seconds: time limit if all checks have MINUTES; that of the first check of a process includes the start of the
-            process.
+        seconds: time limit if all checks together have MINUTES minutes. The limit of the first check of a process
+            includes the start of the process.
         purpose: description for the user.
     """
 

@@ -65,8 +65,8 @@ def _anonymous(value: Any) -> Any:
 def anonymous(text: str) -> str:
     """Replace absolute paths, and the names of this user and this machine by USER and HOST.
 
-    In place of a path stands its last part if that has a dot, else PATH. A path ends at a space, so parts of folder
-    names with spaces stay. Names of fewer than _SHORT characters stay too.
+    A path is replaced by its last component if that has a dot, else by PATH. A path ends at a space, so the rest of a
+    folder name with spaces stays. Names of fewer than _SHORT characters stay too.
     """
     text = _PATH.sub(lambda found: name if "." in (name := re.split(r"[/\\\\]", found[0])[-1]) else "PATH", text)
     for name, stand_in in ((_user(), "USER"), (socket.gethostname(), "HOST")):
