@@ -19,6 +19,7 @@ from plsc_mae.weights.finite import require_finite, require_floats
 from plsc_mae.weights.reader import Checkpoint, read_file
 from plsc_mae.weights.unwrap import choose_network
 from plsc_mae.weights.write import write_file
+from plsc_mae.wording import counted
 
 POSITION_TABLE = "pos_embed"  # end of the names of our tables of absolute positions
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        parts = [f"{len(self.matched)} tensors matched ({self.dialect})"]
+        parts = [f"{counted(len(self.matched), 'tensor')} matched ({self.dialect})"]
         for kind in ("missing", "unexpected", "resized"):
             names = getattr(self, kind)
             if names:
@@ -132,8 +133,8 @@ def load(
     report, values, misfits = _match(model, tensors, rules, prefix, resize)
     if misfits:
         raise CheckpointError(
-            f"{where}: {misfits[0]}; choose the model and sizes that the file was made with ({len(misfits)} tensors "
-            f"have other shapes, {report})"
+            f"{where}: {misfits[0]}; choose the model and sizes that the file was made with, which `plsc-mae weights "
+            f"inspect FILE` prints ({counted(len(misfits), 'tensor')} of other shapes, {report})"
         )
     if not values:
         raise CheckpointError(
