@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -18,9 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             complete()
             return 0
+        from plsc_mae import console
         from plsc_mae.cli import main as run
         from plsc_mae.parallel import failure_detector
 
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, console.raise_interrupt)
         code = run(argv)
         failure_detector.leave_group(code)
         return code

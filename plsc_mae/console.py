@@ -14,11 +14,13 @@ import logging.handlers
 import os
 import shlex
 import shutil
+import signal
 import sys
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, TextIO
 
 from plsc_mae.names import as_json, escape_controls
@@ -130,6 +132,14 @@ def _fitted(text: str, stream: TextIO, indent: int = 2) -> str:
 def after_interrupt(text: str) -> str:
     """Return `text` for standard error after Ctrl-C: on a terminal, which has echoed ^C, it begins on a new line."""
     return f"{ERASE_LINE}\n{text}" if sys.stderr.isatty() else text
+
+
+def raise_interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, as Python's own handler of SIGINT does.
+
+    `plsc_mae.__main__` installs this handler, so that `plsc_mae.train.signals` knows a process of the command line.
+    """
+    signal.default_int_handler(number, frame)
 
 
 def log_to_console(*, main: bool) -> None:

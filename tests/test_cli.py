@@ -113,6 +113,7 @@ def test_divergence_has_its_own_exit_code(place, capfd):
     assert checkpoints(place / "run") == before
 
 
+@pytest.mark.once
 @pytest.mark.long
 @pytest.mark.parametrize("program", ["main_pretrain.py", "-m plsc_mae pretrain"])
 def test_programs_tell_a_mistake_without_a_traceback(place, program, fork_server):

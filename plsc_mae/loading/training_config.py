@@ -107,14 +107,16 @@ def stated_heads(stored: Checkpoint, key: str, width: int | None) -> int | None:
     Args:
         stored: the file.
         key: "num_heads" or "decoder_num_heads".
-        width: width of these blocks; a registered model of another width is not used.
+        width: width of these blocks; a registered model of another width is not used, and with None no model is.
     """
     options = stored.meta.get("args")
     if not isinstance(options, dict):
         return None
     heads = options.get(key)
-    if isinstance(heads, int) and heads > 0:
+    if type(heads) is int and heads > 0:
         return heads
+    if width is None:
+        return None
     variant = VARIANTS.get(str(options.get("model")))
     sizes = variant.arguments if variant else {}
     return sizes.get(key) if sizes.get(key.replace("num_heads", "embed_dim")) == width else None

@@ -103,7 +103,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def pairs(values: Mapping[str, Any]) -> str:
-    """Return names and values as an HTML table of two columns without a heading."""
+    """Return names and values as an HTML table of two columns with empty headings."""
     return table(("", ""), values.items())
 
 

@@ -10,28 +10,50 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 import paddle
 
 from plsc_mae import console
 from plsc_mae.errors import Stopped
-from plsc_mae.parallel import activity
+from plsc_mae.parallel import activity, failure_detector
 from plsc_mae.parallel.world import World
 
 BEFORE_TRAINING = "training had not started, and nothing was changed; the same command starts again"
+INTERRUPTED = 130  # exit code
 REPEAT_SECONDS = 1.0  # paddle.distributed.launch sends SIGTERM three times within half a second
 
 
 @contextlib.contextmanager
 def preparing_run() -> Iterator[None]:
-    """Add to a KeyboardInterrupt within the context the message that training had not started.
+    """Report an interrupt within the context with the message that training had not started.
 
-    During training, `StopRequest` handles Ctrl-C instead.
+    A process of the command line ends at once. Raised within a call of Paddle, KeyboardInterrupt can abort the process
+    (1 of 300 interrupted starts on Paddle 2.6), and Python ignores it in destructors (2 of 400, which trained on).
+    A notebook, a script and one of several processes get a KeyboardInterrupt. During training, `StopRequest` handles
+    Ctrl-C instead.
     """
+    ends = signal.getsignal(signal.SIGINT) is console.raise_interrupt
+    if ends:
+        signal.signal(signal.SIGINT, _end_before_training)
     try:
         yield
     except KeyboardInterrupt:
         raise KeyboardInterrupt(BEFORE_TRAINING) from None
+    finally:
+        if ends:
+            signal.signal(signal.SIGINT, console.raise_interrupt)
+
+
+def _end_before_training(number: int, frame: FrameType | None) -> NoReturn:
+    if failure_detector.current() is not None:  # the other processes must get to know
+        signal.default_int_handler(number, frame)
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # the signal can come within a flush
+        sys.stdout.flush()
+    message = console.after_interrupt(f"{console.PROGRAM}: interrupted: {BEFORE_TRAINING}\n")
+    with contextlib.suppress(OSError):
+        os.write(2, message.encode())  # print is not reentrant
+    os._exit(INTERRUPTED)
 
 
 class StopRequest:

@@ -186,7 +186,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _sound(path: Path, name: str, read: Callable[[], Leaves]) -> Leaves:
-    """Return the result of `read`, and convert the errors of a damaged file to a CheckpointError."""
+    """Return the result of `read`, and convert errors of a damaged or unsupported file to a CheckpointError."""
     try:
         return read()
     except DAMAGE as error:

@@ -80,6 +80,7 @@ def pretrained(images, tmp_path_factory):
     (folder / "checkpoint-latest.pd").unlink()
 
 
+@pytest.mark.slow
 def test_the_official_fine_tuning_of_vit_base(run, images, pretrained, tmp_path):
     run(
         MAE_FINETUNE,
@@ -110,7 +111,11 @@ def test_the_official_probing_of_vit_base(run, images, pretrained, tmp_path):
         (MAE_PRIV.format(script="scripts/finetune.sh", config="ViT-S_50E_GAP"), "priv_pretrain_gap.pth"),
         (MAE_PRIV.format(script="scripts/finetune.sh", config="ViT-S_50E_CLS-Token"), "priv_pretrain_cls.pth"),
         (MAE_PRIV.format(script="scripts/linprobe.sh", config="ViT-S_SGD_GAP"), "priv_pretrain_gap.pth"),
-        (MAE_PRIV.format(script="scripts/linprobe.sh", config="ViT-S_LARS_GAP"), "priv_pretrain_gap.pth"),
+        pytest.param(
+            MAE_PRIV.format(script="scripts/linprobe.sh", config="ViT-S_LARS_GAP"),
+            "priv_pretrain_gap.pth",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_other_code_bases_by_our_scripts(run, command, start, images, tmp_path):

@@ -62,6 +62,7 @@ def assert_follows(run, name, reference="one", *, exactly=False):
             np.testing.assert_allclose(found, wanted, atol=WEIGHTS, rtol=0, err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["mae"], indirect=True)
 def test_three_processes_share_data_that_they_do_not_divide(run):
     flags = "--max_train_step 6 --drop_path 0"  # 120 images are 5 batches of 21 and a rest
@@ -78,7 +79,8 @@ def test_tensor_parallel(run):
     assert_follows(run, "tp2")
 
 
-@pytest.mark.parametrize("run", ["mae", pytest.param("cae", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("run", ["mae", "cae"], indirect=True)
 def test_tensor_and_data_parallel_with_shared_updates_and_accumulation(run):
     flags = "--max_train_step 3 --accum_iter 2 --print_freq 2 --drop_path 0 --online_probe"
     run.here("one", f"{flags} --batch_size 12")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -10,8 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from plsc_mae import console
 from plsc_mae.cli import main
 from plsc_mae.methods.classify import ClassifyTask
+from plsc_mae.parallel import failure_detector
 from plsc_mae.train import signals
 from plsc_mae.train.checkpoint import file as checkpoint_file
 from plsc_mae.train.checkpoint.file import load
@@ -199,6 +202,25 @@ class OneProcess:
     @staticmethod
     def largest(values):
         return values
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupt_before_training(processes, monkeypatch, capfd):
+    """A process of the command line ends at once; one of several must inform the others."""
+    monkeypatch.setattr(failure_detector, "_watch", None if processes == 1 else SimpleNamespace())
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, console.raise_interrupt)
+        try:
+            with signals.preparing_run():
+                with contextlib.suppress(KeyboardInterrupt if processes == 1 else ValueError):
+                    ask(signal.SIGINT)
+                os._exit(1)
+        except KeyboardInterrupt as interrupt:
+            os._exit(2 if str(interrupt) == signals.BEFORE_TRAINING else 3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == {1: 130, 2: 2}[processes]
+    message = f"plsc-mae: interrupted: {signals.BEFORE_TRAINING}\n"
+    assert capfd.readouterr().err == (message if processes == 1 else "")
 
 
 def test_an_update_stops_all_processes_by_the_signals_that_it_exchanged():
