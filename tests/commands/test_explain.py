@@ -161,7 +161,7 @@ def test_what_speaks_for_a_category(draw, panels, classifier, images):
 
 @pytest.mark.once
 def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
-    """A panel has the image's own, a sheet what holds for all its rows; the output names file, class and probability."""
+    """A panel has the image's own, a sheet what holds for all its rows; the output names file and class."""
     names = [path.name for path in sorted((images / "val").iterdir())]
     code, out, _ = draw("--category_index predicted --max_images 2", None, classifier)
     assert code == 0
