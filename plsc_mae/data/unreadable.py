@@ -13,7 +13,7 @@ NAMED_FILES = 20  # later unreadable files are counted but not named
 
 
 class UnreadableFiles:
-    """Record of unreadable files in memory that processes forked later share.
+    """Record of unreadable files; processes forked later share it.
 
     Data workers are forked at the start of every epoch. The shared record lets those of a training process log each
     file once.
