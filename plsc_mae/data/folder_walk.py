@@ -90,7 +90,8 @@ class LeftOut:
     def containers(self) -> Iterator[tuple[Count, FileKind]]:
         """Yield (count, file kind) for each suffix of archives, tables, UTF-16 text or other binary files.
 
-        The first file of a suffix determines its kind. Left out are weight files, suffixes in OTHER_FORMATS, and suffixes whose first file is empty.
+        The first file of a suffix determines its kind. Left out are weight files, suffixes in OTHER_FORMATS, and
+        suffixes whose first file is empty.
         """
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
