@@ -214,7 +214,7 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
 
 
 def log_loss(kind: Kind, path: str, text: str, *values: object) -> None:
-    """Warn that a part of a file or of its depth is lost, once per kind.
+    """Warn, once per kind of loss, that bands, pages or depth of a file are lost.
 
     Args:
         kind: the kind of loss.

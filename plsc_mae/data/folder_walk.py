@@ -203,7 +203,7 @@ def _walk(
 
 
 class FolderStamp(NamedTuple):
-    """Identity of a folder and the time at which an entry of it was last added, removed or renamed."""
+    """Identity of a folder, and the time at which one of its entries was last added, removed or renamed."""
 
     path: str
     device: int

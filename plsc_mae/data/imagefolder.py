@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path") -> ImageList:
-    """List the images of a data set, in an order that does not depend on the file system, and log what is left out.
+    """List the images of a data set, in an order that does not depend on the file system, and log the files left out.
 
     `data_path` may be:
     - a text file with a `path [label]` per line, with paths relative to the file;

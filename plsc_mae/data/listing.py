@@ -99,7 +99,7 @@ class ImageList:
 
     @property
     def numbered(self) -> bool:
-        """True if the classes are the numbers of a list file or of archives, which have no other names."""
+        """True if the classes are numbers without names, from a list file or archives."""
         return self.labels_are_numbers
 
     def with_numbers(self) -> ImageList:

@@ -73,7 +73,7 @@ class ArrayRaster:
 
 
 class PillowRaster:
-    """Values of a file that Pillow opens, at the depth of the file. All of them are decoded at once, on first use.
+    """Values of a file that Pillow opens, at the depth of the file. All values are decoded at once, on first use.
 
     Args:
         path: the file, for messages.

@@ -26,7 +26,7 @@ class UnreadableFiles:
         self._known = np.frombuffer(mmap.mmap(-1, max(length, 1)), np.uint8)  # untouched pages take no memory
 
     def add(self, index: int) -> bool:
-        """Record a file; return True the first time."""
+        """Record a file; return True if it was not recorded before, else False."""
         known = bool(self._known[index])
         self._known[index] = 1
         return not known

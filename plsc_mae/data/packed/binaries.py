@@ -44,7 +44,7 @@ class Layout(NamedTuple):
 
     @property
     def record(self) -> int:
-        """Bytes of a record."""
+        """Number of bytes of a record."""
         return self.labels + 3 * self.side * self.side
 
 
@@ -77,7 +77,7 @@ def files_in(folder: Path, split: str) -> list[Path]:
 
 
 class BinaryArchive(Archive):
-    """Binary file of one of the data sets.
+    """Binary file of one of the data sets in LAYOUTS.
 
     Args:
         path: the file.

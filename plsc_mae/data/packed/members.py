@@ -19,7 +19,7 @@ _archives: dict[str, Archive] = {}  # by path; forked workers inherit them
 
 
 def is_archive(path: str | Path) -> bool:
-    """Return whether a file is an archive of images by its content, or by its name if the format has no signature.
+    """Return whether a file is an archive, judged by its content or, if the format has no signature, by its name.
 
     Raises:
         OSError: the file cannot be read.
