@@ -15,8 +15,8 @@ PixelNorm = Literal["none", "layernorm", "patch", "channel"]
 def squared_error(pred: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of two tensors of the same shape, in float32.
 
-    MAE (`models.mae.hidden_patch_loss`), CAE's alignment loss and CAE's pixel targets call it. To change the loss of
-    one of them, change the caller, not this function.
+    It serves MAE (`models.mae.hidden_patch_loss`), the alignment of CAE and the pixel reconstruction of CAE. To change
+    the loss of one of them, change the caller, not this function.
     """
     error = pred.astype("float32") - target.astype("float32")
     return (error * error).mean()

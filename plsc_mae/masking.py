@@ -69,7 +69,7 @@ def mask_from_bool(mask: Tensor) -> Mask:
 
 
 def split_mask(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return the ids of visible and of hidden patches in raster order, int64 [B, V] and [B, M].
+    """Return the ids of visible and of hidden patches in raster order, int64 [B, K] and [B, M].
 
     Args:
         mask: bool [B, L], True = hidden; every image hides the same number.

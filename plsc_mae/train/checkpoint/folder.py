@@ -140,7 +140,7 @@ class _RunFiles:
 
     @property
     def only_foreign_records(self) -> bool:
-        """True if --log_dir is another folder with VisualDL records and `folder` has no checkpoint, log or run record."""
+        """True if --log_dir is another folder with VisualDL records and `folder` has no checkpoint, log or record."""
         outside = self.records.parent.absolute() != self.folder.absolute()
         return outside and self.logs == [self.records] and not self.checkpoints and self.record is None
 

@@ -114,7 +114,7 @@ class RunLogger:
             lines = steps.keep(lambda record: position(record) <= (step, epoch, iteration))
             ended = epochs.keep(lambda record: record.get("epoch", 0) < epoch and record.get("step", 0) <= step)
             if visualdl is not None:
-                # VisualDL records have no iteration: at the last step, keep as many per curve as train.jsonl has lines.
+                # VisualDL records have no iteration. So at `step`, keep one per curve for each line of train.jsonl.
                 last = sum(line.get("step") == step for line in lines)
                 visualdl.keep(KeptRecords(step, epoch, last, [line.get("step", 0) for line in ended]))
         except OSError as error:
