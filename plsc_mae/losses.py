@@ -15,8 +15,8 @@ PixelNorm = Literal["none", "layernorm", "patch", "channel"]
 def squared_error(pred: Tensor, target: Tensor) -> Tensor:
     """Return the mean squared error of two tensors of the same shape, in float32.
 
-    MAE (`models.mae.hidden_patch_loss`), CAE's alignment loss and CAE's pixel targets call it. To change the loss of
-    one of them, change the caller, not this function.
+    It serves MAE (`models.mae.hidden_patch_loss`), the alignment of CAE and the pixel reconstruction of CAE. To change
+    the loss of one of them, change the caller, not this function.
     """
     error = pred.astype("float32") - target.astype("float32")
     return (error * error).mean()
@@ -41,7 +41,7 @@ def alignment_loss(pred: Tensor, target: Tensor, kind: Literal["mse", "kld"] = "
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross entropy, in float32, of logits [B, K] with class numbers [B].
 
-    The mean is taken here because Paddle 2.6, when it averages, waits for the device to see if a label must be ignored.
+    The mean is taken here, because Paddle 2.6 waits for the device when it averages: it looks for labels to ignore.
     """
     return F.cross_entropy(logits.astype("float32"), labels, reduction="none").mean()
 
@@ -73,14 +73,14 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def zero_unknown(targets: Tensor) -> Tensor:
-    """Return targets with 0 in place of NaN, because the gradient of a loss of NaN is NaN also where it is masked."""
+    """Return targets with 0 in place of NaN, because a loss of NaN has the gradient NaN even where it is masked out."""
     return paddle.where(paddle.isnan(targets), paddle.zeros_like(targets), targets)
 
 
 def known_mean(values: Tensor, targets: Tensor, axis: int | None = None) -> Tensor:
     """Return the mean of `values` [B, K] where `targets` [B, K] are not NaN, over all elements or over `axis`.
 
-    The mean of no element is 0.
+    Where all targets are NaN, the mean is 0.
     """
     known = ~paddle.isnan(targets)
     counted = paddle.where(known, values, paddle.zeros_like(values))
@@ -119,7 +119,7 @@ def patch_statistics(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> tup
     """
     if kind == "none":
         return paddle.zeros([1]), paddle.ones([1])
-    # Paddle rounds `x**2` and `x * x` differently; each kind keeps the form of its reference losses.
+    # Paddle rounds `x**2` and `x * x` differently; each kind keeps the form with which its reference losses were made.
     if kind == "channel":
         channels = _swapped(patches.reshape([*patches.shape[:-1], -1, in_chans]))
         mean = channels.mean(axis=-1, keepdim=True)
@@ -146,7 +146,17 @@ def normalize_pixels(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Ten
 
 
 def denormalize_pixels(pred: Tensor, patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> Tensor:
-    """Undo `normalize_pixels` for predictions of its shape, with the statistics of `patches` [..., P*P*C]."""
+    """Undo `normalize_pixels` for predictions in the layout of its result, with the statistics of `patches`.
+
+    Args:
+        pred: predictions, [..., C*P*P] for the kind "channel", else [..., P*P*C].
+        patches: pixels [..., P*P*C], channel fastest.
+        kind: see `normalize_patches`.
+        in_chans: channels C.
+
+    Returns:
+        Pixels [..., P*P*C], channel fastest.
+    """
     mean, scale = patch_statistics(patches, kind, in_chans)
     return (channels_last(pred, in_chans) if kind == "channel" else pred) * scale + mean
 

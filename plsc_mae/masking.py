@@ -16,9 +16,9 @@ from plsc_mae.errors import ConfigError, flag
 
 
 class Mask(NamedTuple):
-    """A mask, also as patch ids, with K visible and M hidden patches per image, L = K + M.
+    """A mask and its patch ids, for images with K visible and M hidden patches, L = K + M.
 
-    `ids_keep` and `ids_masked` are in the order of rising noise, or in raster order if the mask was not made of noise.
+    `ids_keep` and `ids_masked` are in the order of rising noise, or in raster order if the mask is not made from noise.
     """
 
     mask: Tensor  # bool [B, L]
@@ -31,7 +31,7 @@ Rounding = Literal["visible", "hidden"]
 
 
 def num_visible(num_patches: int, mask_ratio: float, round_down: Rounding = "visible") -> int:
-    """Return the number of visible patches of an image, rounded as the reference does, in double precision.
+    """Return the number of visible patches of an image, computed in double precision as in the original.
 
     Args:
         num_patches: number of patches L.
@@ -45,7 +45,7 @@ def num_visible(num_patches: int, mask_ratio: float, round_down: Rounding = "vis
 
 
 def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "visible") -> Mask:
-    """Return the mask that hides the patches with the largest noise of each image (He et al. 2022, section 3).
+    """Return the mask that hides, in each image, the patches with the largest noise (He et al. 2022, section 3).
 
     Args:
         noise: uniform draws [B, L]. The caller draws them, so that the mask depends on the sample and can be fixed.
@@ -69,7 +69,7 @@ def mask_from_bool(mask: Tensor) -> Mask:
 
 
 def split_mask(mask: Tensor, num_masked: int | None = None) -> tuple[Tensor, Tensor]:
-    """Return the ids of visible and of hidden patches in raster order, int64 [B, V] and [B, M].
+    """Return the ids of visible and of hidden patches in raster order, int64 [B, K] and [B, M].
 
     Args:
         mask: bool [B, L], True = hidden; every image hides the same number.
@@ -103,7 +103,7 @@ class BlockMaskGenerator:
     Attributes:
         grid: (rows, columns) of patches of an image.
         num_mask_patches: number of patches to hide.
-        min_mask_patches_per_block: smallest area drawn for a block, in patches, unless fewer may be hidden.
+        min_mask_patches_per_block: smallest area drawn for a block, in patches, unless the block may hide only fewer.
         max_mask_patches_per_block: largest number of patches that one block newly hides; None for `num_mask_patches`.
         aspect: range (lowest, highest) of height / width of a block.
 

@@ -17,6 +17,7 @@ from plsc_mae.analysis.corruption import SEVERITIES, corruption_errors
 from plsc_mae.analysis.fonts import drawable_names, text_style
 from plsc_mae.analysis.label_metrics import label_average_precisions, label_f1, target_errors
 
+COUNTED_CLASSES = 10  # with more rows, a confusion matrix has no numbers
 NAMED_BARS = 30  # with more bars, rows or columns, their names are left out
 NAME_LENGTH = 24  # characters of a name in a chart
 SCATTERED = 4  # largest number of targets of a regression that are drawn
@@ -64,7 +65,10 @@ def _ticks(names: Sequence[str], table: str, indices: Sequence[int] | None = Non
 
 
 class Heatmap(NamedTuple):
-    """Values in percent, [rows, columns], with names of both; `table` is the file that has the names of all rows."""
+    """Values in percent, [rows, columns], with names of both; `table` is the file that has the names of all rows.
+
+    `counts` [rows, columns] are written into the cells if there are at most COUNTED_CLASSES rows.
+    """
 
     title: str
     values: Doubles
@@ -72,11 +76,16 @@ class Heatmap(NamedTuple):
     columns: Sequence[str]
     labels: tuple[str, str]  # of the vertical and of the horizontal axis
     table: str
+    counts: npt.NDArray[np.int64] | None = None
 
     def draw(self, axes: Any) -> None:
         """Draw the values as colors, from 0 (light) to 100 (dark)."""
         image = axes.imshow(self.values, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
         axes.figure.colorbar(image, ax=axes, label="%")
+        if self.counts is not None and len(self.counts) <= COUNTED_CLASSES:
+            for (row, column), count in np.ndenumerate(self.counts):
+                color = "white" if self.values[row, column] > 50 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=color)
         axes.set_title(self.title)
         rows, columns = _ticks(self.rows, self.table), _ticks(self.columns, self.table)
         axes.set_ylabel(self.labels[0] + rows.note)
@@ -172,6 +181,7 @@ def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[
             names,
             ("true class", "predicted class"),
             CLASSES,
+            confusion,
         ),
         Bars("accuracy by class", names, scores.recall, CLASSES),
         Reliability(calibration(logits, labels)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,12 +112,15 @@ def tile(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]
     return np.concatenate([np.pad(row, pad, constant_values=255) for row, pad in zip(rows, padding, strict=True)])
 
 
-def compose(pictures: Mapping[str, npt.NDArray[np.uint8]], label_size: int = LABEL_SIZE) -> Image.Image:
+def compose(
+    pictures: Mapping[str, npt.NDArray[np.uint8]], label_size: int = LABEL_SIZE, *, captions: Sequence[str] = ()
+) -> Image.Image:
     """Draw a panel with one row per image and one labeled column per kind of picture.
 
     Args:
         pictures: {label: uint8 [B, H, W, 3]}, all of the same size.
         label_size: size of the labels' font in pixels.
+        captions: one line of text above each row; empty for rows without text.
     """
     stacks = list(pictures.values())
     rows, height, width = stacks[0].shape[:3]
@@ -126,14 +129,17 @@ def compose(pictures: Mapping[str, npt.NDArray[np.uint8]], label_size: int = LAB
     lettering = Lettering(label_size)
     labels = [_wrap(label, lettering, cell_w) for label in pictures]
     head = GAP + (label_size + 3) * max(label.count("\n") + 1 for label in labels)
-    canvas = Image.new("RGB", (GAP + len(stacks) * (cell_w + GAP), head + GAP + rows * (cell_h + GAP)), "white")
+    pitch, strip = cell_h + GAP, label_size + 3 if captions else 0
+    canvas = Image.new("RGB", (GAP + len(stacks) * (cell_w + GAP), head + GAP + rows * (strip + pitch)), "white")
     draw = ImageDraw.Draw(canvas)
+    for row, caption in enumerate(captions):
+        lettering.draw(draw, (GAP, head + GAP + row * (strip + pitch) - GAP // 2), caption)
     for column, (label, stack) in enumerate(zip(labels, stacks, strict=True)):
         x = GAP + column * (cell_w + GAP)
         lettering.draw(draw, (x, GAP // 2), label)
         for row in range(rows):
             cell = Image.fromarray(stack[row]).resize((cell_w, cell_h), Image.Resampling.NEAREST)
-            canvas.paste(cell, (x, head + GAP + row * (cell_h + GAP)))
+            canvas.paste(cell, (x, head + GAP + strip + row * (strip + pitch)))
     return canvas
 
 

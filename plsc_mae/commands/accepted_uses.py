@@ -5,6 +5,7 @@ The networks are built without values, and only names and shapes of tensors are 
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ import paddle
 from plsc_mae.config import PHASES
 from plsc_mae.config.resolve import parse
 from plsc_mae.errors import UserError
+from plsc_mae.loading.channels import stored_channels
 from plsc_mae.loading.classifier_weights import load_into_classifier
 from plsc_mae.loading.encoder import build_encoder, fill_encoder, newer_parts
 from plsc_mae.loading.networks import open_network
@@ -57,6 +59,7 @@ def _try(stored: Checkpoint, base: Checkpoint, kind: str, use: str, line: str, h
     elif use in TRAINING:
         flags = line.partition(" --finetune ")[0].replace("--num_heads N", f"--num_heads {heads[0]}")
         config = parse(shlex.split(flags)[2:], PHASES[use], prog=f"plsc-mae {use}")
+        config = dataclasses.replace(config, in_chans=stored_channels(base))  # as a run on such images has them
         network = build_classifier(config, 1, **newer_parts(base, config.image_size))
         into_norm = load_recipe(config.method).norm_into_fc_norm
         load_into_classifier(network, stored, norm_into_fc_norm=into_norm, dry_run=True)

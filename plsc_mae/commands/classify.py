@@ -117,7 +117,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     config = pixel_settings.settle(config, known if isinstance(known, ImageList) else None, origin)
     world = training_world(config)
     announce_command(config, world)
-    if left_out := left_out_augmentations(config):
+    if not config.eval and (left_out := left_out_augmentations(config)):
         logger.info("%s", left_out)
     paddle.seed(config.seed)
     parts = parts_of_start(config, trained.checkpoint if trained else start.checkpoint)
@@ -235,7 +235,8 @@ def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path
     elif source is not None:  # the file of --finetune may be gone
         if isinstance(config, LinprobeConfig) and config.cache_features:  # encodes before the trainer restores weights
             report = weights.load(model.encoder, source, prefix="encoder.")
-            logger.info("%s: loaded %d tensors of the encoder, to encode every image", source, len(report.matched))
+            found = counted(len(report.matched), "tensor")
+            logger.info("%s: loaded %s of the encoder, to encode every image", source, found)
     elif config.finetune:
         _log_start(config.finetune, start_from_pretraining(model, config, classes))
     else:
@@ -264,12 +265,12 @@ def _log_start(path: str, report: LoadReport) -> None:
     fresh = sorted({re.sub(r"\.\d+\.", ".*.", name).rpartition(".")[0] for name in report.missing})
     resized = f", resized: {', '.join(report.resized)}" if report.resized else ""
     logger.info(
-        "%s (%s): %d tensors loaded, new layers: %s, %d tensors of the file not used%s",
+        "%s (%s): %s loaded, new layers: %s, %s of the file not used%s",
         path,
         report.dialect,
-        len(report.matched),
+        counted(len(report.matched), "tensor"),
         ", ".join(fresh) or "none",
-        len(report.unexpected),
+        counted(len(report.unexpected), "tensor"),
         resized,
     )
 
@@ -317,7 +318,7 @@ def _evaluate(
 def _print_sweep(task: SweepTask, metrics: dict[str, float]) -> None:
     if not metrics:
         return
-    lines, rows = ["     rate  test_acc1  test_loss"], []
+    lines, rows = [f"{task.peak_name:>9}  test_acc1  test_loss"], []
     for rate, name in zip(task.rates, task.names, strict=True):
         accuracy, loss = metrics[f"test_acc1_{name}"], metrics[f"test_loss_{name}"]
         lines.append(f"{rate:9.4g}  {accuracy:9.2f}  {loss:9.4f}")

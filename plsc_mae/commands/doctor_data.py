@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.commands.doctor_files import examine_files
 from plsc_mae.commands.doctor_findings import Finding, error, warning
 from plsc_mae.data.classes import Reference, class_warnings, label_warnings, match_images, sorted_as_text
@@ -119,6 +120,7 @@ def _examine_classes(images: ImageList) -> Iterator[str | Finding]:
     least, most = int(counts.min()), int(counts.max())
     sizes = counted(most, "image") if least == most else f"{least} to {most} images"
     yield f"  {', '.join(shown)}; {sizes} each"
+    drawable_names(images.classes)  # its warning names the classes that no font has
     synsets = sum(re.fullmatch(r"n\d{8}", name) is not None for name in images.classes)
     if synsets == len(images.classes) == _IMAGENET_CLASSES:
         yield "  ImageNet-1k: classes are numbered as in torchvision and in published classifiers"

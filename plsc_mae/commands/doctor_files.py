@@ -23,7 +23,10 @@ from plsc_mae.wording import counted
 SAMPLED_FILES = 64  # of each split
 _DECODED_SIDE = 32  # pixels
 _NAMED_FILES = 5
-REMEDY = "train with `plsc-mae pretrain --pixel_range auto` or with two numbers"
+REMEDY = (
+    "train gray images with `plsc-mae pretrain --in_chans 1`, which keeps the depth, and others with `plsc-mae "
+    "pretrain --pixel_range auto` or with two numbers"
+)
 
 
 class _Losses(NamedTuple):

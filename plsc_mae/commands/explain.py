@@ -50,10 +50,12 @@ class Maps(NamedTuple):
         weights: relevance [N, N] of each of N tokens (column) for each (row), by label. All images have the same
             labels, so they can share a sheet.
         captions: more specific labels for the image's own panel, by label.
+        verdict: the class and its probability; "" for maps that depend on no class.
     """
 
     weights: Mapping[str, Floats]
     captions: Mapping[str, str]
+    verdict: str = ""
 
 
 def run(config: ExplainConfig) -> int:
@@ -85,6 +87,7 @@ def run(config: ExplainConfig) -> int:
     panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path)
     reader = PictureReader(images, chosen, view, pixel_format=pixel_format, bad_image=config.bad_image)
     sheet: list[Pictures] = []
+    captions: list[str] = []
     for index, sample in reader:
         maps = explainer(paddle.to_tensor(sample["image"][None]))
         pixels = display.draw_pixels(sample["image"])
@@ -93,11 +96,14 @@ def run(config: ExplainConfig) -> int:
             relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool, explainer.registers)
             panel[label] = overlay(pixels, relevance)[None]
         own = {maps.captions.get(label, label): picture for label, picture in panel.items()}
-        print(panels.save(compose(own), index))
-        sheet += [panel] if len(sheet) < SHEET_ROWS else []
+        line = [f"{images.name(index)}: {maps.verdict}"] if maps.verdict else []
+        print(panels.save(compose(own), index), *line)
+        if len(sheet) < SHEET_ROWS:
+            sheet.append(panel)
+            captions += [f"{drawable_names([images.name(index)], [index])[0]}: {maps.verdict}"] if line else []
     if len(sheet) > 1:
         rows = {label: np.concatenate([panel[label] for panel in sheet]) for label in sheet[0]}
-        print(panels.save_sheet(compose(rows)))
+        print(panels.save_sheet(compose(rows, captions=captions)))
     return summarize(reader.unreadable, len(chosen))
 
 
@@ -158,8 +164,9 @@ class Explainer:
         where = f"discard {config.discard_ratio:g}{self._layer()}"
         name = "the predicted class" if self.category is None else f"'{self.shown[chosen]}'"
         label = f"gradient rollout of {name} ({where})"
-        caption = f"gradient rollout of '{self.shown[chosen]}', {100 * probability:.1f} % ({where})"
-        return Maps({label: rolled, **self._attention(attentions)}, {label: caption})
+        verdict = f"'{self.shown[chosen]}', {100 * probability:.1f} %"
+        caption = f"gradient rollout of {verdict} ({where})"
+        return Maps({label: rolled, **self._attention(attentions)}, {label: caption}, verdict)
 
     def _attention(self, attentions: Sequence[Floats]) -> dict[str, Floats]:
         """Return the maps that do not depend on a class, by label: the rollouts and the last layer's attention."""

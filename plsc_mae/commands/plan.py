@@ -58,7 +58,8 @@ def run(config: PlannedRun) -> None:
 def _devices(config: PlannedRun) -> str:
     kind = "process" if config.device == "cpu" else "device"
     many = "es" if kind == "process" else "s"
-    return f"{config.devices} {kind}{many if config.devices > 1 else ''} of {config.device_memory:g} GiB"
+    kind += many if config.devices > 1 else ""
+    return f"{config.devices} {kind} of {config.device_memory:g} GiB (--device_memory)"
 
 
 def _plans_this_gpu(config: PlannedRun) -> bool:

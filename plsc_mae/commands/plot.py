@@ -60,8 +60,9 @@ def run(config: PlotConfig) -> None:
     )
     (title,) = drawable_names([escape_name(folder.name)])
     axes.set_title(title, **text_style([title]))
+    if len(axes.get_lines()) > 1:
+        axes.legend(fontsize="small")
     if len(names) > 1:
-        axes.legend()
         axes.set_ylabel("")
     axes.grid(alpha=0.3)
     rates = axes.twinx()
@@ -72,23 +73,24 @@ def run(config: PlotConfig) -> None:
         alpha=0.5,
     )
     rates.set_ylabel("learning rate", color="tab:orange")
+    axes.set_zorder(rates.get_zorder() + 1)  # the metrics lie above the learning rate
+    axes.patch.set_visible(False)
     figure.tight_layout()
     print(_save(figure, config, folder))
     plt.close(figure)
 
 
 def _draw_levels(axes: Any, trivial: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Draw the losses of trivial predictors as dashed lines, if `names` has the loss that they belong to.
+    """Draw the losses of trivial predictors as gray lines, if `names` has the loss that they belong to.
 
     Losses above twice the top of the axes are left out.
     """
     losses = trivial.get("losses", {}) if trivial.get("loss") in names else {}
     top = 2 * axes.get_ylim()[1]
-    for name, level in losses.items():
-        if level <= top:
-            axes.axhline(level, color="gray", linestyle="--", linewidth=1)
-            text, place = f"{DESCRIPTIONS.get(name, name)}: {level:.4g}", {"xycoords": ("axes fraction", "data")}
-            axes.annotate(text, (0.99, level), (0, 3), textcoords="offset points", ha="right", size="small", **place)
+    shown = sorted((level, name) for name, level in losses.items() if level <= top)
+    for (level, name), style in zip(shown, itertools.cycle(("--", ":", "-."))):
+        text = f"{DESCRIPTIONS.get(name, name)}: {level:.4g}"
+        axes.axhline(level, color="gray", linestyle=style, linewidth=1, label=text)
 
 
 def _label(name: str) -> str:

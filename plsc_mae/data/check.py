@@ -1,4 +1,4 @@
-"""Check of image files by their headers and, in the usual formats, their lengths or ends, mostly without decoding.
+"""Check of image files, mostly without decoding: by the header and, in the usual formats, the file's length or end.
 
 A file that looks damaged is decoded, so that no usable file is reported as bad. Damage inside the pixel data is found
 only when an image is decoded.
@@ -36,7 +36,7 @@ _FEW_FILES = 4096  # up to this number of files, starting workers would take lon
 NOTES = HOST_PREFIX + "notes"  # name of the flags in samples
 _ESTIMATE_SECONDS = 2.0  # time after which the duration is estimated
 _NAMED_SECONDS = 20.0  # shorter checks are not announced
-_TIFF_PARTS = ((273, 279), (324, 325))  # tags of offsets and byte counts of strips and tiles
+_TIFF_PARTS = ((273, 279), (324, 325))  # TIFF tags (offsets, byte counts), of strips and of tiles
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,8 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
         pixel_format: format in which the images will be read.
 
     Returns:
-        The file's properties, as far as Pillow opens it. A file that cannot be read has `Note.BAD` and a reason; no
-        error is raised for it.
+        The properties, and "" or the reason. A file that cannot be read has `Note.BAD` and a reason; no error is raised
+        for it. The other properties are found only if Pillow can open the file.
 
     Raises:
         ConfigError: the package that reads the format or the archive cannot be imported.
@@ -91,7 +91,8 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
     if complete and not by_bands:
         return FileReport(notes, "")
     try:
-        image = open_image(path, pixel_format=pixel_format)  # requires the bands, and the whole file of regions
+        # This checks the number of bands and, for a file that is read by regions, its length.
+        image = open_image(path, pixel_format=pixel_format)
         if not complete and not (by_bands and reads_regions(path)):
             image.resize((min(image.height, 8), min(image.width, 8)))
     except DataError as error:
@@ -100,7 +101,7 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
 
 
 def _is_complete(header: Image.Image, file: IO[bytes], size: int) -> bool:
-    """Return False if the file seems to be truncated; True for formats that are not known here."""
+    """Return False if the file seems to be truncated; formats that are not listed here count as complete."""
     kind = header.format
     if kind in ("JPEG", "MPO"):
         return _read_at(file, size - 2, 2) == b"\xff\xd9"
@@ -221,7 +222,7 @@ def check_files(
 
 
 def _announcer(images: ImageList, batches: int, remedy: str) -> Callable[[int], None]:
-    """Return a function of the number of finished batches that logs the remaining time of a long check once."""
+    """Return a function that is called with the number of finished batches and logs a long remaining time once."""
     started, announced = time.monotonic(), False
 
     def announce(done: int) -> None:

@@ -1,7 +1,7 @@
 """Classes of images, matched by name with the classes of a checkpoint or of another data set.
 
-The number of a class depends on the other classes of its data set, so only names identify classes. The first rule that
-matches every name with a class of its own applies:
+The number of a class depends on the other classes of its data set, so only names identify classes. The rules below are
+tried in this order. The first rule applies that matches every name, each with a different class:
 - names are equal;
 - names are equal without surrounding blanks and in Unicode's composed form (macOS writes decomposed file names);
 - numbers have equal values, so folder 7 is class 07;
@@ -56,7 +56,7 @@ class LabeledImages(Protocol):
 
     @property
     def numbers_are_named(self) -> bool:
-        """True if those numbers have got names, so a reference may also know the classes by number."""
+        """True if names were given to classes that were only numbers; a reference may still list the numbers."""
 
 
 class Reference(NamedTuple):
@@ -126,10 +126,10 @@ class ClassOrder:
     def __init__(self, names: Sequence[str] = (), *, numbered: bool = False, numbers_are_named: bool = False) -> None:
         self.names = self._data_names = tuple(names)
         self._numbered, self._numbers_are_named = numbered, numbers_are_named
-        self._outputs: Tensor | None = None  # output of every label; None if they are equal
+        self._outputs: Tensor | None = None  # output of every label; None if output and label are equal
 
     def outputs_of(self, labels: Tensor) -> Tensor:
-        """Return the output numbers [B] of labels [B]; of labels [B, K], return the columns in the outputs' order."""
+        """Return the output numbers [B] of labels [B]; for labels [B, K], return the columns in output order."""
         if self._outputs is None:
             return labels
         if labels.ndim == 2:
@@ -142,7 +142,7 @@ class ClassOrder:
         return None if found is None else found.numbers
 
     def restore(self, stored: Sequence[str] | None, path: str | Path, remedy: str) -> None:
-        """Adopt the order of the classes that a checkpoint stores, without a check if the data has no class names.
+        """Adopt the class order stored in a checkpoint; if the data has no class names, nothing is checked.
 
         Args:
             stored: class names in the checkpoint; None or empty keeps the order of the data.
@@ -221,7 +221,7 @@ def label_warnings(images: LabeledImages) -> Iterator[str]:
 
 
 def sorted_as_text(names: Sequence[str]) -> str | None:
-    """Return the first name that is not at its place in numeric order; None if all are, or if a name is no number."""
+    """Return the first name that is out of numeric order; None if all are in order, or if a name is not a number."""
     values = [_value(name) for name in names]
     if not names or any(value is None for value in values):
         return None
@@ -250,7 +250,7 @@ def _match(names: Sequence[str], known: Sequence[str], *, numbered: bool) -> _Fo
 
 
 def _match_numbers(numbers: Sequence[int], known: Sequence[str]) -> _Found | None:
-    """Match class numbers with names that are the numbers from 0 in order; None if `known` has other names."""
+    """Match class numbers with `known` if its names are 0, 1, 2, ... and include all of them; else return None."""
     are_numbers = all(_value(name) == i for i, name in enumerate(known))
     return _Found(list(numbers), "as class numbers") if are_numbers and max(numbers) < len(known) else None
 
@@ -293,7 +293,7 @@ def _value_or_name(name: str) -> int | str:
 
 
 def _note(names: Sequence[str], found: _Found, source: str, reference: Reference) -> str:
-    """Return the note of `ClassMatch` about a match."""
+    """Return the `ClassMatch.note` of a match, which may be ""."""
     known, numbers = reference.names, found.numbers
     parts = []
     if found.rule:
@@ -346,7 +346,7 @@ def _difference(names: Sequence[str], stored: Sequence[str]) -> str:
 
 
 def _unknown(names: Sequence[str], known: Sequence[str]) -> str:
-    """Return text that lists the names missing from `known`; it adds the first that resembles a known name, if any."""
+    """Return text that lists the names missing from `known` and points out the first that resembles a known name."""
     similar = {_letters(name): name for name in known}
     unknown = [name for name in names if name not in set(known)]
     alike = [f" ('{name}' resembles '{similar[_letters(name)]}')" for name in unknown if _letters(name) in similar]
@@ -354,7 +354,7 @@ def _unknown(names: Sequence[str], known: Sequence[str]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return text with up to five names in quotes and, if there are more, their number."""
+    """Return text with up to five names in quotes and, if there are more, the number of the others."""
     names = list(names)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(f"'{name}'" for name in names[:_NAMES_SHOWN]) + more

@@ -186,7 +186,7 @@ class OpenCVImage(SourceImage):
 
 
 class RasterImage(SourceImage):
-    """Image of any number of bands and any type of values; a crop reads only its region where the format allows.
+    """Image of any number of bands and any type of values; a crop reads only its region where the format allows it.
 
     Args:
         path: the file, for messages.
@@ -220,7 +220,7 @@ class RasterImage(SourceImage):
 
 
 class ReducedJpeg(SourceImage):
-    """JPEG file of any size, decoded at 1/8, 1/4 or 1/2 of its size if a crop stays as large as the output."""
+    """JPEG file of any size, decoded at 1/8, 1/4 or 1/2 size if the crop stays at least as large as the output."""
 
     def __init__(self, path: str, header: Image.Image, data: bytes) -> None:
         super().__init__(path, header)
@@ -245,12 +245,12 @@ class ReducedJpeg(SourceImage):
 def open_image(path: str | Path, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
     """Read a file and parse its header; in most formats, pixels are decoded later.
 
-    The backend reads RGB images; `plsc_mae.data.raster` reads arrays and images of other channels. With
-    `pixel_format.tile`, neither the size of a file nor its number of pixels is limited; of RGB images, `raster` then
-    reads the TIFF files too, and JPEG files are decoded at a reduced size where the crop allows it.
+    The backend reads RGB images; `plsc_mae.data.raster` reads arrays and images with other channels. If
+    `pixel_format.tile` is positive, neither the size of a file nor its number of pixels is limited. Then `raster` also
+    reads RGB images in TIFF files, and JPEG files are decoded at a reduced size where the crop allows it.
 
-    The opencv backend decodes only JPEG files that are RGB or gray and have an end marker (OpenCV would fill truncated
-    ones with gray instead of rejecting them), and none if there is a tile.
+    The opencv backend decodes only JPEG files that are RGB or gray and have an end marker, because OpenCV would fill
+    truncated ones with gray instead of rejecting them. It is not used for other files, nor if there is a tile.
 
     Raises:
         DataError: the file cannot be read as an image of this format.

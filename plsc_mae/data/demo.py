@@ -1,8 +1,8 @@
 """Drawn data sets of labeled images, so that commands can be tried without a download.
 
-Layout: ROOT/{train,val}/<class>/<index>.jpg with ten classes, or with masks see `make_demo_data`. There are two kinds
-of pictures: `shapes` for features that beat raw pixels and random weights, and `objects` for reconstructions that one
-can judge at a glance.
+Layout: ROOT/{train,val}/<class>/<index>.jpg with ten classes; for the layout with masks see `make_demo_data`. There are
+two kinds of pictures: `shapes`, on which learned features beat raw pixels and random weights, and `objects`, whose
+reconstructions can be judged at a glance.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNFINISHED = "demo.json.partial"  # written first, so that an interrupted call c
 
 
 class Drawing(NamedTuple):
-    """A kind of pictures: its classes, and functions of (class, image side, random generator).
+    """Kind of pictures: its classes, and functions of (class, image side, random generator).
 
     Attributes:
         classes: names of the classes.

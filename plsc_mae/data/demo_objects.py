@@ -83,7 +83,7 @@ def _sector(start: float, stop: float) -> Points:
 
 
 def _both(points: Points, color: int) -> tuple[Part, Part]:
-    """Return a part and its mirror image at the vertical axis."""
+    """Return a part and its mirror image about the vertical axis."""
     return Part(points, color), Part(points * (-1, 1), color)
 
 
@@ -193,7 +193,7 @@ def draw_object(class_name: str, image_size: int, rng: np.random.Generator) -> I
 
 
 def cover_object(class_name: str, image_size: int, rng: np.random.Generator) -> Plane:
-    """Return the share of each pixel that the object covers, [S, S] in 0..1.
+    """Return the fraction of each pixel that the object covers, [S, S] in 0..1.
 
     With a generator in the same state, `draw_object` draws this object.
 
@@ -212,7 +212,7 @@ def _draw_placement(rng: np.random.Generator) -> Placement:
 
 
 def _draw_parts(parts: tuple[Part, ...], place: Placement, image_size: int, colors: tuple[Color, ...]) -> Plane:
-    """Draw an object without shading; return its color times its coverage, and its coverage, [S, S, 4] in 0..255."""
+    """Draw an object without shading; return [S, S, 4] in 0..255: RGB color times coverage, then the coverage."""
     canvas = Image.new("RGBA", (image_size * SUPERSAMPLING,) * 2)
     pen = ImageDraw.Draw(canvas)
     cos, sin = np.cos(place.angle), np.sin(place.angle)
@@ -226,14 +226,14 @@ def _draw_parts(parts: tuple[Part, ...], place: Placement, image_size: int, colo
 
 
 def _shade(place: Placement, x: Plane, y: Plane, light: float) -> Plane:
-    """Return the brightness factors [S, S] of a round object, lit from above and from the left (-1) or right (1)."""
+    """Return the brightness factors [S, S] of a round object lit from above and from left (`light` -1) or right (1)."""
     u, v = (x - place.x) / place.radius, (y - place.y) / place.radius
     facing = np.sqrt(1.0 - 0.7 * np.minimum(u * u + v * v, 1.0))
     return 0.68 + 0.45 * np.clip(0.5 * light * u - 0.5 * v + 0.7 * facing, 0.0, 1.0)
 
 
 def _shadow(place: Placement, x: Plane, y: Plane) -> Plane:
-    """Return the share of the light, [S, S] in 0..1, that an object takes from the ground at its lower end."""
+    """Return the fraction of the light, [S, S] in 0..1, that is lost in the shadow at an object's lower end."""
     u, v = (x - place.x) / place.radius, (y - place.y - 0.95 * place.radius) / (0.22 * place.radius)
     return 0.4 * np.exp(-(u * u + v * v))
 

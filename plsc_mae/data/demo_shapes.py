@@ -84,7 +84,7 @@ def draw_shapes(class_name: str, image_size: int, rng: np.random.Generator) -> I
 
 
 def cover_shapes(class_name: str, image_size: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return the share of each pixel that the shapes cover, [S, S] in 0..1.
+    """Return the fraction of each pixel that the shapes cover, [S, S] in 0..1.
 
     With a generator in the same state, `draw_shapes` draws these shapes.
 

@@ -97,7 +97,7 @@ def has_extra_bands(header: Image.Image) -> bool:
 
 
 def _layouts(header: Image.Image) -> list[str]:
-    """Return Pillow's names of the layouts of an image's tiles, for example "RGB;16B"; a decoded image has none."""
+    """Return the pixel layout of each tile as Pillow names it, for example "RGB;16B"; [] for a decoded image."""
     arguments = [item[3] for item in getattr(header, "tile", ())]
     return [str(item[0] if isinstance(item, tuple) else item) for item in arguments]
 
@@ -183,7 +183,7 @@ def tiff_layout(data: bytes) -> TiffLayout | None:
 
 
 def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
-    """Open the content of a file; TIFF files that only OpenCV reads are decoded to 8 bits.
+    """Open the content of a file as a Pillow image; TIFF files that only OpenCV reads are decoded to 8 bits.
 
     Raises:
         ValueError: the file is a TIFF that Pillow cannot identify, and has more than four bands, needs a pixel range,
@@ -214,7 +214,7 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
 
 
 def log_loss(kind: Kind, path: str, text: str, *values: object) -> None:
-    """Warn that a part of a file or of its depth is lost, once per kind.
+    """Warn, once per kind of loss, that bands, pages or depth of a file are lost.
 
     Args:
         kind: the kind of loss.
@@ -239,7 +239,7 @@ def log_nothing() -> None:
 
 
 def log_shallow(path: str, largest: int) -> None:
-    """Warn once if a 16-bit file with the largest value `largest` fills at most half of the levels after division."""
+    """Warn once that a 16-bit file fills at most half of 256 levels, if `largest`, its largest value, is below 2^15."""
     if largest < HALF_RANGE:
         levels = max(1, (1 << int(largest).bit_length()) // 256)
         log_loss(
@@ -327,9 +327,9 @@ def _spaced(paths: Sequence[str]) -> Iterable[str]:
 
 
 def _extremes(path: str, read: Callable[[str], Iterable[Values]]) -> list[tuple[float, float, bool]]:
-    """Return (smallest finite value, largest, True for integers) of every part of a file that has a finite value.
+    """Return (smallest finite value, largest, True for integers) for each part of a file as `read` returns it.
 
-    The list is empty for a file that has no such part or cannot be read.
+    Parts without a finite value are left out. The list is empty for a file that cannot be read.
     """
     found = []
     try:
@@ -345,7 +345,7 @@ def _extremes(path: str, read: Callable[[str], Iterable[Values]]) -> list[tuple[
 def deep_values(data: bytes) -> Values | None:
     """Return the values in the content of a file; None if Pillow reads it at 8 bits or less, or its format is unknown.
 
-    TIFF files that Pillow cannot identify have values at any depth.
+    For a TIFF file that Pillow cannot identify, the values are returned at any depth.
 
     Raises:
         Exception: of many types: the content cannot be decoded.

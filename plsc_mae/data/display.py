@@ -28,7 +28,10 @@ class Display(NamedTuple):
 
     @classmethod
     def of(cls, pixel_format: PixelFormat, bands: tuple[int, ...] | None = None) -> Display:
-        """Return the display of channels `bands`, from 1; None chooses the first three, or the first one of fewer."""
+        """Return the display of the channels `bands`, counted from 1.
+
+        None chooses the first three channels, or the first one if there are fewer than three.
+        """
         first = (0, 1, 2) if pixel_format.channels >= RGB_CHANNELS else (0,)
         chosen = tuple(band - 1 for band in bands) if bands else first
         return cls(chosen, pixel_format.dtype is np.float32)
@@ -49,7 +52,10 @@ class Display(NamedTuple):
         return {label: np.rint(np.clip(stack, 0, 1) * 255).astype(np.uint8) for label, stack in shown.items()}
 
     def draw_pixels(self, pixels: Pixels) -> Pixels:
-        """Return the picture uint8 [H, W, 3] of pixels [H, W, C] from 0 to 255; RGB_DISPLAY keeps 8-bit RGB."""
+        """Return the picture uint8 [H, W, 3] of pixels [H, W, C] from 0 to 255.
+
+        `RGB_DISPLAY` returns 8-bit RGB unchanged.
+        """
         if self == RGB_DISPLAY and pixels.dtype == np.uint8 and pixels.shape[2] == RGB_CHANNELS:
             return pixels
         return self.draw({"": pixels[None] / np.float32(255)})[""][0]

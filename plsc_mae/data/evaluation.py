@@ -76,7 +76,10 @@ class EvaluationDataset(FileDataset):
         }
 
     def reason(self, index: int) -> str:
-        """Return the error message about an unreadable file, which is read again unless it is known to be bad."""
+        """Return the error message about an unreadable file; the file is read again unless it is known to be bad.
+
+        If the file can be read now, the message gives no cause.
+        """
         try:
             image = center_tile(self._open(index), self.pixel_format.tile)
             self.transform(image, sample_rng(self.seed, 0, index))

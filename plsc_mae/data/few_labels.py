@@ -1,8 +1,8 @@
 """Fixed choices of a few training images, for evaluation and training with few labels.
 
 The choice in a class depends on the seed, the name of the class and the order of its images, not on other classes.
-With one seed, choices by class are nested: the images of a smaller choice belong to every larger one. So are choices
-without classes.
+With one seed, choices by class are nested: the images of a smaller choice belong to every larger one. Choices
+without classes are nested too.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ def shots(images: _Labeled, count: int, seed: int) -> Rows:
 
 
 def fraction(images: _Labeled, share: float, seed: int) -> Rows:
-    """Return the sorted indices of the fraction `share` of each class's images, rounded, at least one per class."""
+    """Return sorted indices of the fraction `share` of each class's images, rounded but at least one per class."""
     groups = rows_by_class(images, seed)
     return np.sort(np.concatenate([rows[: max(1, round(share * len(rows)))] for rows in groups]))
 
 
 def fraction_of_all(count: int, share: float, seed: int) -> Rows:
-    """Return the sorted indices of the fraction `share` of `count` images without classes, rounded, at least one."""
+    """Return sorted indices of the fraction `share` of `count` images without classes, rounded but at least one."""
     chosen = np.random.default_rng(seed).permutation(count)[: max(1, round(share * count))]
     return np.sort(chosen).astype(np.int64)
 

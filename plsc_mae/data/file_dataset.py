@@ -71,7 +71,7 @@ class FileDataset(ABC):
         """Record a file that `mark_bad` has marked."""
 
     def _open(self, index: int) -> SourceImage:
-        """Open a file; a file that is known to be bad raises DataError, for other errors see `open_image`."""
+        """Open a file; raise DataError if it is known to be bad. For other errors see `open_image`."""
         if index in self._known_bad:
             raise DataError(self._known_bad[index])
         if self.current_read is not None:

@@ -76,7 +76,10 @@ class LeftOut:
             self.suffixes[name] = _sum(self.suffixes.get(name, Count(0, "")), count)
 
     def pictures(self) -> dict[str, Count]:
-        """Return the counts of left-out images by suffix, recognized by OTHER_FORMATS or the first file of a suffix."""
+        """Return the counts of left-out images by suffix.
+
+        The files of a suffix count as images if it is in OTHER_FORMATS or if the first of them is an image.
+        """
         found = {}
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
@@ -85,9 +88,10 @@ class LeftOut:
         return found
 
     def containers(self) -> Iterator[tuple[Count, FileKind]]:
-        """Yield (count, kind of the first file) of each suffix of archives, tables, UTF-16 text and other binary files.
+        """Yield (count, file kind) for each suffix of archives, tables, UTF-16 text or other binary files.
 
-        The first file of a suffix determines the kind.
+        The first file of a suffix determines its kind. Left out are weight files, suffixes in OTHER_FORMATS, and
+        suffixes whose first file is empty.
         """
         for suffix, count in self.suffixes.items():
             kind = None if suffix in OTHER_FORMATS else _kind(count.example)
@@ -199,7 +203,7 @@ def _walk(
 
 
 class FolderStamp(NamedTuple):
-    """Identity of a folder and the time at which an entry of it was last added, removed or renamed."""
+    """Identity of a folder, and the time at which one of its entries was last added, removed or renamed."""
 
     path: str
     device: int
@@ -218,7 +222,7 @@ _recorded: list[list[FolderStamp]] = []  # a list per active context of `recordi
 
 @contextlib.contextmanager
 def recording_scans() -> Iterator[list[FolderStamp]]:
-    """Yield a list; every scan of a folder on disk in the context first adds the folder's stamp to it."""
+    """Yield a list to which, until the context ends, each scan of a folder on disk first adds the folder's stamp."""
     scanned: list[FolderStamp] = []
     _recorded.append(scanned)
     try:

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path") -> ImageList:
-    """List the images of a data set, in an order that does not depend on the file system, and log what is left out.
+    """List the images of a data set, in an order that does not depend on the file system, and log the files left out.
 
     `data_path` may be:
     - a text file with a `path [label]` per line, with paths relative to the file;
@@ -85,7 +85,7 @@ def log_left_out(images: ImageList, *, alternative: str = "name all images in a 
 
     Args:
         images: the list.
-        alternative: way to use the files without moving or converting them.
+        alternative: way to use the files without moving or converting them, for the messages.
     """
     left_out = images.left_out
     if images.label_note:
@@ -126,9 +126,10 @@ class GivenImages(NamedTuple):
 def find_validation(
     train: ImageList, data_path: str, eval_data_path: str = "", *, given: ImageList | None = None
 ) -> ImageList:
-    """List the labeled validation images that belong to labeled training images, with the classes of the latter.
+    """List the validation images that belong to training images, labeled with the classes of the training images.
 
-    Classes are matched by name, see `plsc_mae.data.classes`. Classes may lack validation images; the log reports it.
+    Classes are matched by name, see `plsc_mae.data.classes`. Some classes may have no validation images; the log
+    reports them.
 
     Args:
         train: the training images.
@@ -194,11 +195,10 @@ class ImageDataset(FileDataset):
     """Data set of transformed images.
 
     A sample is the transform's arrays plus `INDEX`, "label" and "skipped". With `bad_image="skip"`, a file that cannot
-    be decoded is replaced by another file of the list, a stand-in, with the stand-in's label, transformed with the
-    random numbers of the bad file. `INDEX` is that of the file that was read. The stand-in depends on seed, epoch,
-    index and the bad files alone, and different bad files get different stand-ins as far as possible
-    (`seeding.stand_in_offsets`). "skipped" is 1 for a stand-in, else 0. A process and its workers log up to 20 bad
-    files, each once.
+    be decoded is replaced by another file of the list, its stand-in. The sample then has the label and the `INDEX` of
+    the stand-in, but the random numbers of the bad file, and "skipped" is 1 instead of 0. The stand-in depends on seed,
+    epoch, index and the bad files alone, and different bad files get different stand-ins as far as possible
+    (`seeding.stand_in_offsets`). A process and its workers log up to 20 bad files, each once.
 
     With `PixelFormat.tile`, a sample is taken from a random tile of the file; its position is drawn before all else.
 

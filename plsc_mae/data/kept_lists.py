@@ -1,7 +1,7 @@
-"""Image lists of large folders, cached for later runs, and valid while no modification time of a folder changes.
+"""Image lists of large folders, cached for later runs, as long as the modification times of all folders stay.
 
-The time of a folder changes when an entry is added, removed or renamed, and these are the only changes that affect the
-list. Overwriting a file does not affect it.
+The modification time of a folder changes when an entry is added, removed or renamed, and these are the only changes
+that affect the list. Overwriting a file does not affect it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from plsc_mae.data.folder_walk import Count, FolderStamp, LeftOut, recording_sca
 from plsc_mae.data.path_table import PathTable
 
 KEPT_IMAGES = 10_000  # shorter lists are not cached
-_SETTLED_SECONDS = 2.0  # a folder changed more recently is not cached; its time may be this coarse
+_SETTLED_SECONDS = 2.0  # newer changes prevent caching, because file systems may round times this much
 _FORMAT = 1
 
 Images = TypeVar("Images")
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 def kept_list(key: tuple[object, ...], build: Callable[..., Images], scan: Callable[[], Images]) -> Images:
     """Return the cached list of a folder if the folder is unchanged, else the result of `scan`.
 
-    The result is cached if it has at least KEPT_IMAGES images, none in archives, and no folder has changed recently.
+    That result is cached if it has at least KEPT_IMAGES images, none in archives, and no folder changed recently.
 
     Args:
         key: identifies the folder and the rules of the listing.
@@ -52,7 +52,7 @@ def kept_list(key: tuple[object, ...], build: Callable[..., Images], scan: Calla
 
 
 def _load(entry: Path) -> tuple[tuple[Any, ...], LeftOut] | None:
-    """Return (arguments of `ImageList`, files left out); None if there is no cached list or a folder changed."""
+    """Return (arguments of `ImageList`, files left out); None if there is no usable cached list or a folder changed."""
     arrays = list_cache.load(entry)
     if arrays is None:
         return None

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Row(NamedTuple):
-    """A row of the table: its place for messages, the path, and the cells of the labels."""
+    """Row of the table: file and row number for messages, the path, and the cells of the labels."""
 
     place: str
     path: str
@@ -49,7 +49,7 @@ class _Table(NamedTuple):
 
 
 def label_table(folder_or_file: str, split: str, *, flag: str) -> Path:
-    """Return the CSV file of a split: the path itself, or SPLIT.csv in the folder.
+    """Return the CSV file of a split: `folder_or_file` if it is a file, or SPLIT.csv in it if it is a folder.
 
     Raises:
         DataError: there is no such file.
@@ -74,9 +74,10 @@ def read_labels(
     Args:
         file: the file.
         binary: True for labels of 0 and 1, False for numbers.
-        columns: names of the columns to use; None for those in `known` if the file has all of them, else for all after
-            the first.
-        known: labels of the training images; in a file with a column of names, those that no row names are 0.
+        columns: names of the columns to use; None chooses those in `known` if the file has all of them, else all
+            after the first.
+        known: names of the training images' labels; in a file with one column of label names, each gets a column, which
+            is 0 in every row that does not name it.
 
     Raises:
         DataError: the file cannot be read or is malformed, a column is missing, a cell is not a label, no row has a
@@ -102,7 +103,7 @@ def read_labels(
 
 
 def match_labels(images: ImageList, names: Sequence[str], source: str) -> ImageList:
-    """Return images with the labels `names` of `source`, in this order; further labels are left out.
+    """Return images with the labels `names` only, in this order; messages name `source` as the origin of `names`.
 
     Raises:
         DataError: a label is missing.
@@ -122,7 +123,7 @@ def match_labels(images: ImageList, names: Sequence[str], source: str) -> ImageL
 
 
 def label_notes(images: ImageList) -> Iterator[str]:
-    """Yield a sentence about labels without two different known values in the training images, if there are any."""
+    """Yield a sentence that lists the labels whose known values are all equal in the training images, if any are."""
     values = images.labels
     filled = np.where(np.isnan(values), np.inf, values), np.where(np.isnan(values), -np.inf, values)
     lowest, highest = filled[0].min(axis=0), filled[1].max(axis=0)
@@ -179,7 +180,7 @@ def _encoding(file: Path) -> str:
 
 
 def _existing(file: Path, path: str) -> str:
-    """Return `path` from a GBK file; if only its GBK bytes name a file on disk, return the path with these bytes."""
+    """Return `path`, decoded from a GBK file, or its original bytes as a path if only that one exists on disk."""
     same_bytes = os.fsdecode(path.encode(GBK, "surrogateescape"))
     has_other = os.path.lexists(file.parent / path) or not os.path.lexists(file.parent / same_bytes)
     return path if has_other else same_bytes

@@ -38,7 +38,7 @@ class ListEntries(NamedTuple):
 
 
 def read_list_file(file: Path, flag: str) -> ListEntries:
-    """Read a list file, which is UTF-8, or GBK if its first line that is not UTF-8 names a file in GBK only.
+    """Read a list file as UTF-8, or as GBK if its first line that is not UTF-8 names an existing file only in GBK.
 
     Args:
         file: the list file.

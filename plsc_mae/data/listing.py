@@ -71,7 +71,7 @@ class ImageList:
         list_file: list file or CSV file with the paths and labels; empty for folders and archives.
         archives: path or pattern of the listed archives; empty for folders and list files.
         labels_are_numbers: whether the labels of a list file or of archives are numbers without names.
-        numbers_are_named: whether those numbers have got names from classes.txt.
+        numbers_are_named: whether the labels were such numbers until classes.txt named them.
         label_note: sentence for the log about the labels of a list file or of archives; usually "".
         left_out: files of the folder or archives that are not in the list.
         unreadable: record of the files that could not be decoded.
@@ -99,11 +99,11 @@ class ImageList:
 
     @property
     def numbered(self) -> bool:
-        """True if the classes are the numbers of a list file or of archives, which have no other names."""
+        """True if the classes are numbers without names, from a list file or archives."""
         return self.labels_are_numbers
 
     def with_numbers(self) -> ImageList:
-        """Return the same images without the names from classes.txt."""
+        """Return the same images with class numbers in place of the names from classes.txt."""
         return replace(
             self,
             classes=tuple(map(str, range(int(self.labels.max()) + 1))),
@@ -179,7 +179,7 @@ def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool)
 
 
 def _with_class_names(images: ImageList) -> ImageList:
-    """Return images whose class numbers have the names in classes.txt beside their list file or archives, if any."""
+    """Name the numbered classes by classes.txt beside the list file or archives; without it, return `images` itself."""
     file = Path(images.root) / CLASSES_FILE
     if not images.numbered or not file.is_file() or (images.list_file and file.samefile(images.list_file)):
         return images
@@ -191,7 +191,7 @@ def _with_class_names(images: ImageList) -> ImageList:
 
 
 def has_split(data_path: str | Path, split: str) -> bool:
-    """Return whether a data set has a subfolder, archives, or a folder in archives of a split.
+    """Return whether a data set has a split: a subfolder, archives, or a folder in archives.
 
     If the data set cannot be read, the result is False.
 
@@ -264,7 +264,7 @@ def _primary_images(paths: PathTable, left_out: LeftOut) -> list[str]:
 def _labeled_list(
     table: MemberTable, paths: Sequence[str], source: str, left_out: LeftOut, *, labeled: bool
 ) -> ImageList:
-    """Return the images `paths`, by class first if `table.sorts_by_class`; `labeled` adds the archives' labels."""
+    """Return the images `paths`, sorted by class if `table.sorts_by_class`; `labeled` adds the archives' labels."""
     if not paths:
         raise DataError(f"no images in {source}; expected rows or records of images")
     unlabeled = numbers = np.full(len(paths), -1, np.int64)
@@ -323,7 +323,8 @@ def _split_folder(source: Folder, split: str, flag: str, left_out: LeftOut) -> F
 def _refuse_inner_splits(source: Folder, split: str, flag: str) -> None:
     """Raise DataError if a folder that would be a class contains splits, as an unpacked archive often does.
 
-    A single folder is searched three levels deep. In several folders only the usual names are looked up, which is fast.
+    A single folder is searched three levels deep. If there are several, only the usual names are looked up in each,
+    which is fast.
     """
     for _ in range(_OUTER_FOLDERS):
         folders, _ = scan(source, LeftOut())
@@ -370,7 +371,7 @@ def _has_direct_images(folder: Folder) -> bool:
 
 
 def _class_reading(source: Folder, split: str, flag: str) -> str:
-    """Return the remedy if folders that are named like splits are classes."""
+    """Return the remedy for the case that the folders named like splits are classes."""
     if isinstance(source, PackedFolder):
         return "if all folders are classes, pack them into a folder named after the split"
     command = f"mkdir NEW && ln -s {shlex.quote(str(source.absolute()))} NEW/{split}"
@@ -425,7 +426,6 @@ def _images_of_classes(
     """Yield the images of each class folder, scanning several folders at a time."""
 
     def scan_class(name: str) -> tuple[list[str], LeftOut]:
-        """Return the images of a class folder, and its files that are left out."""
         own = LeftOut()
         return images_below(folder, name, own, suffixes), own
 
@@ -437,7 +437,7 @@ def _images_of_classes(
 
 
 def _contents(left_out: LeftOut) -> str:
-    """Return a clause about files that may be or hold images, in a folder without images; "" without such files."""
+    """Return ", but" with a clause on left-out files that may be or hold images; "" if there are no such files."""
     if pictures := left_out.pictures():
         return f", but {describe_suffixes(pictures)}: convert them to PNG or JPEG"
     for count, kind in left_out.containers():

@@ -1,8 +1,8 @@
 """Loads batches as Paddle tensors with worker processes.
 
-A worker that dies is replaced by a new one that continues at the same batch; repeated deaths there end the loading. A
-batch depends on the seed, the epoch and the sample indices alone, so the batches equal those of an undisturbed run,
-except for a file that is marked as bad.
+A worker that dies is replaced by a new one that continues at the same batch; repeated deaths at one batch raise an
+error. A batch depends on the seed, the epoch and the sample indices alone, so the batches equal those of an undisturbed
+run, except for a file that is marked as bad.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class TransferredBatch(NamedTuple):
-    """Batch on the device, and the number of undecodable files that others replace in it."""
+    """Batch on the device, and the number of its samples that replace undecodable files."""
 
     tensors: dict[str, Any]
     skipped: int
@@ -54,7 +54,7 @@ class BatchLoader:
     """Iterable over the batches of an epoch, starting at the sampler's position; each iteration starts its own workers.
 
     Attributes:
-        skipped: number of undecodable files that others have replaced so far, counted in every epoch.
+        skipped: number of undecodable files replaced by others so far; a file counts again in every epoch.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class BatchLoader:
         Raises:
             DataError: a file cannot be decoded or takes too long, or workers cannot be started, lack memory or keep
                 dying.
-            Exception: of other types: the data set raises it; workers pass on a UserError, and others as RuntimeError.
+            Exception: of other types: the data set raises it; in a worker, all but UserError become RuntimeError.
         """
         before = self.skipped
         with closing(self._from_workers() if self.num_workers else self._in_process()) as batches:
@@ -172,7 +172,7 @@ class WorkerPool:
             yield taken
 
     def is_ready(self) -> bool:
-        """Return whether the next batch can be received without waiting, or its worker has exited."""
+        """Return whether the next batch can be received without waiting; also True if its worker has exited."""
         return bool(self.workers) and self.next_number < len(self.sampler) and self.workers[self._slot()].is_ready()
 
     def _slot(self) -> int:

@@ -52,7 +52,7 @@ class Resampling(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """Image operation with its strength.
+    """Image operation, and the rule that converts a level to its argument.
 
     Attributes:
         argument: maps a level, usually in [0, 10], and a sign, 1 or -1, to the argument of `apply`.

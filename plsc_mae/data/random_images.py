@@ -27,7 +27,7 @@ class RandomImage(SourceImage):
 def random_batch(
     transform: Transform, batch_size: int, seed: int, *, labeled: bool = False, pixel_format: PixelFormat = RGB
 ) -> dict[str, Any]:
-    """Return a batch of random images after `transform`, by name, on the device; `labeled` adds "label", all 0."""
+    """Transform random images and return the batch by name, on the device; `labeled` adds "label", which is all 0."""
     rng = np.random.default_rng(seed)
     samples = [transform(RandomImage(rng, pixel_format), rng) for _ in range(batch_size)]
     batch = device_batch({name: np.stack([sample[name] for sample in samples]) for name in samples[0]})

@@ -34,7 +34,7 @@ class Raster(Protocol):
 
     Attributes:
         shape: (H, W, F).
-        decodes_whole: whether a region takes the memory of all values.
+        decodes_whole: whether reading a region takes the memory of all values.
     """
 
     decodes_whole: bool
@@ -56,7 +56,7 @@ class ArrayRaster:
         values: [H, W] or [H, W, F].
     """
 
-    decodes_whole = False  # the values are there, or mapped
+    decodes_whole = False  # the values are in memory already, or mapped
 
     def __init__(self, values: Values) -> None:
         self.values = values if values.ndim == 3 else values[..., None]
@@ -73,7 +73,7 @@ class ArrayRaster:
 
 
 class PillowRaster:
-    """Values of a file that Pillow opens, at the depth of the file. All of them are decoded at once, on first use.
+    """Values of a file that Pillow opens, at the depth of the file. All values are decoded at once, on first use.
 
     Args:
         path: the file, for messages.
@@ -92,7 +92,7 @@ class PillowRaster:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and number of bands; only several bands of more than 8 bits are decoded for it."""
+        """Height, width and number of bands; to count several bands of more than 8 bits, the image is decoded."""
         mode = self._image.mode
         if mode in ("I", "F") or mode.startswith("I;16") or (self._gray and not self._is_deep):
             bands = 1

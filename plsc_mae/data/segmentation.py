@@ -1,7 +1,7 @@
 """Images with segmentation masks: lists the pairs, and reads masks of class indices.
 
 Layout: DIR/images/train, DIR/images/val and DIR/masks/train, DIR/masks/val, with subfolders as needed. The mask of
-`images/train/a/b.jpg` is `masks/train/a/b.png`. ADE20K's own names, annotations/, training/ and validation/, are known.
+`images/train/a/b.jpg` is `masks/train/a/b.png`. ADE20K's names annotations/, training/ and validation/ are accepted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class MaskedImages:
         return len(self.masks)
 
     def take(self, numbers: npt.NDArray[np.int64]) -> MaskedImages:
-        """Return the pairs at these indices."""
+        """Return the pairs at indices `numbers`, in this order."""
         paths = PathTable(self.images.paths[number] for number in numbers.tolist())
         images = replace(self.images, paths=paths, labels=self.images.labels[numbers])
         return MaskedImages(images, tuple(self.masks[number] for number in numbers.tolist()))
@@ -94,7 +94,7 @@ def find_masked_images(data_path: str, split: str) -> MaskedImages:
 
 
 def read_mask(path: str, ignored: Collection[int]) -> npt.NDArray[np.int64]:
-    """Read a PNG of class indices [H, W]; a palette's colors are irrelevant. Ignored indices become `UNLABELED`.
+    """Read a PNG of class indices [H, W]; a palette's colors are irrelevant. Indices in `ignored` become `UNLABELED`.
 
     Raises:
         DataError: the file cannot be read, is not a PNG, or has colors or transparency in place of indices.
@@ -149,7 +149,7 @@ def count_pixels(
 
 
 def _require_size(mask: npt.NDArray[Any], path: str, image_path: str, pixel_format: PixelFormat) -> None:
-    """Raise DataError if mask and image differ in size; an unreadable image is left to its reader."""
+    """Raise DataError if mask and image differ in size; an unreadable image passes and is reported when it is used."""
     try:
         image = open_image(image_path, pixel_format=pixel_format)
     except DataError:
@@ -162,7 +162,7 @@ def _require_size(mask: npt.NDArray[Any], path: str, image_path: str, pixel_form
 
 
 def _subfolder(root: Path, names: Collection[str], split: str) -> Path:
-    """Return the folder of the split below the first of `names` that has one; raise DataError without any."""
+    """Return the folder of the split in the first folder of `names` that has one; raise DataError if none has."""
     for name in names:
         for folder in SPLITS[split]:
             if (root / name / folder).is_dir():
@@ -175,13 +175,16 @@ def _layout(split: str) -> str:
 
 
 def _mask_path(folder: Path, image: str) -> str:
-    """Return the path of a mask in `folder`; `image` is the image's path relative to the folder of the images."""
+    """Return the path of a mask in `folder`; `image` is the image's path relative to the folder of the images.
+
+    The suffix is .PNG if only that file exists, else .png.
+    """
     stem = os.path.splitext(folder / image)[0]
     return f"{stem}.PNG" if os.path.isfile(f"{stem}.PNG") and not os.path.isfile(f"{stem}.png") else f"{stem}.png"
 
 
 def _beside(mask: str) -> str:
-    """Return a remark on a file that has the stem of a missing mask and another suffix; "" without such a file."""
+    """Return " " with a remark on a file that has the stem of a missing mask and another suffix; "" without one."""
     path = Path(mask)
     others = sorted(path.parent.glob(f"{_literal(path.stem)}.*")) if path.parent.is_dir() else []
     return f" ({escape_name(others[0].name)} is no PNG)" if others else ""

@@ -70,8 +70,8 @@ def sequence_images(
             label is a whole number from 0 or a name. Anything with `len` and `[]` is a sequence, also an array
             [n, H, W, 3].
         name: name of the sequence in messages, for example "data".
-        labeled: whether to read the labels of pairs, for which every pair of the sequence is read once. An attribute
-            `classes` of the sequence, as in torchvision, names the classes of numbers.
+        labeled: whether to read the labels of pairs, for which every pair of the sequence is read once. If labels are
+            numbers, an attribute `classes` of the sequence, as in torchvision, gives the class names.
         pixel_format: format of the pixels; arrays [H, W, C] of other channels than RGB may be of any real type.
 
     Raises:
@@ -134,7 +134,7 @@ def _as_source(image: Any, path: str, backend: Backend, pixel_format: PixelForma
 
 
 def _describe(value: Any) -> str:
-    """Return the kind of a value, with type and shape of an array, for messages."""
+    """Return text for messages, such as "an array of uint8 [2, 3]" or "of type dict"."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"an array of {str(value.dtype).rpartition('.')[2]} {list(value.shape)}"
     return f"of type {type(value).__name__}"
@@ -149,7 +149,7 @@ class _Labels(NamedTuple):
 
 
 def _read_labels(items: Sequence[Any], name: str) -> _Labels:
-    """Return the class numbers of all pairs and the names of the classes; raise DataError for wrong ones."""
+    """Return the class numbers of all pairs and the names of the classes; raise DataError for invalid labels."""
     labels = [_label(items[i], f"{name}[{i}]") for i in range(len(items))]
     names = {label for label in labels if isinstance(label, str)}
     if names and len({type(label) for label in labels}) > 1:

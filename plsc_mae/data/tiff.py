@@ -1,8 +1,8 @@
 """TIFF files of any type and number of bands, read by the package tifffile, tile by tile or strip by strip.
 
-The bands of a file are the samples of its pixels, interleaved or in planes, or its pages if these have one sample each
-and one size. By default tifffile writes an array [H, W, C] as H pages of W x C; such a file, recognized by more pages
-than columns, is read as [H, W, C]. Of a pyramid the largest level is read.
+The bands of a file are the samples of its pixels, interleaved or in planes. In a file of several pages of equal size
+with one sample each, the bands are the pages. By default tifffile writes an array [H, W, C] as H pages of W x C; such a
+file, recognized by more pages than columns, is read as [H, W, C]. Of a pyramid the largest level is read.
 Palettes and files with several pages of several samples are rejected. Tags are named as in the TIFF 6.0 specification.
 """
 
@@ -160,7 +160,7 @@ def open_tiff(path: str, data: bytes | None = None) -> TiffRaster:
 
 
 def _joined_pages(file: TiffFile) -> TiffPageSeries | None:
-    """Join pages that were written one by one, each a series for tifffile, if all are gray and alike; else None."""
+    """Return all pages as one series if tifffile takes each for a series and all are gray and alike; else None."""
     import tifffile
 
     pages = [page for series in file.series for page in series.pages]

@@ -62,9 +62,9 @@ def center_tile(image: SourceImage, side: int) -> SourceImage:
 def repeat_by_tiles(images: ImageList, pixel_format: PixelFormat) -> ImageList:
     """Repeat each file in the list by the number of tiles that a grid over it would have.
 
-    The tiles of an epoch then have about the number of pixels of all files. They are drawn at random, so some pixels
-    are seen several times and others not at all. A file that cannot be opened is listed once. If the format has no
-    tile, the list is returned unchanged.
+    An epoch's tiles then have about the same number of pixels as all files together. They are drawn at random, so some
+    pixels are seen several times and others not at all. A file that cannot be opened is listed once. If the format has
+    no tile, the list is returned unchanged.
 
     Raises:
         ConfigError: see `open_image`.

@@ -13,7 +13,7 @@ NAMED_FILES = 20  # later unreadable files are counted but not named
 
 
 class UnreadableFiles:
-    """Record of unreadable files in memory that processes forked later share.
+    """Record of unreadable files; processes forked later share it.
 
     Data workers are forked at the start of every epoch. The shared record lets those of a training process log each
     file once.
@@ -26,7 +26,7 @@ class UnreadableFiles:
         self._known = np.frombuffer(mmap.mmap(-1, max(length, 1)), np.uint8)  # untouched pages take no memory
 
     def add(self, index: int) -> bool:
-        """Record a file; return True the first time."""
+        """Record a file; return True if it was not recorded before, else False."""
         known = bool(self._known[index])
         self._known[index] = 1
         return not known

@@ -1,4 +1,4 @@
-"""Transforms that return two views of one crop: one for the network and, if there is a tokenizer, one for it.
+"""Transforms that return two views of one crop: one for the network and one for the tokenizer, if there is one.
 
 CAE pre-training predicts, for every masked patch of the first view, the token at the same position of the second view,
 so both views are resized from the same box. Like all transforms, they return pixels from 0 to 255.

@@ -89,7 +89,7 @@ class ReadsFiles(Protocol):
 
 
 class CollatedBatch(NamedTuple):
-    """Samples stacked by name, and the number of undecodable files that others replace."""
+    """Samples stacked by name, and the number of samples that replace undecodable files."""
 
     arrays: Arrays
     skipped: int
@@ -319,7 +319,7 @@ def _set_up_worker(parent: int) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Exit this forked process when its parent, the process `parent`, has ended; never returns."""
+    """Exit this forked process when its parent, the process `parent`, has ended; the function never returns."""
     while os.getppid() == parent:
         time.sleep(_POLL_SECONDS)
     os._exit(1)

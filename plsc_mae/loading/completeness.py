@@ -15,8 +15,9 @@ from paddle import nn
 from plsc_mae.errors import CheckpointError
 from plsc_mae.weights import LoadReport
 from plsc_mae.weights.dialects.base import Array, Dialect
+from plsc_mae.wording import counted
 
-OPTIONS_REMEDY = "give the model and the options that it was trained with"
+OPTIONS_REMEDY = "give the model and the options that it was trained with; `plsc-mae weights inspect FILE` prints them"
 LIBRARY_REMEDY = "plsc_mae has no such network; use the library that trained it"
 COMPLETE_REMEDY = "use a complete file"
 _SHOWN = 3  # names in a message
@@ -135,9 +136,10 @@ def require_complete(
     surplus = left_over(report, idle)
     if not missing and not surplus:
         return
-    found = [f"{len(report.matched)} tensors matched ({report.dialect})"]
-    found += [f"{len(missing)} are missing from the file ({_first(missing)})"] if missing else []
-    found += [f"{len(surplus)} have no place in the network ({_first(surplus)})"] if surplus else []
+    found = [f"{counted(len(report.matched), 'tensor')} matched ({report.dialect})"]
+    verb, other = "is" if len(missing) == 1 else "are", "has" if len(surplus) == 1 else "have"
+    found += [f"{len(missing)} {verb} missing from the file ({_first(missing)})"] if missing else []
+    found += [f"{len(surplus)} {other} no place in the network ({_first(surplus)})"] if surplus else []
     unsupported = unsupported_part(surplus)
     reason = f": it has {unsupported}, which plsc_mae lacks" if unsupported else ""
     remedy = OPTIONS_REMEDY if by_options else LIBRARY_REMEDY if surplus else COMPLETE_REMEDY

@@ -25,6 +25,7 @@ from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.weights import Checkpoint, LoadReport
 from plsc_mae.weights.dialects import NATIVE, find_dialect
 from plsc_mae.weights.dialects.encoder import infer_encoder
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -109,9 +110,9 @@ def _log(path: str, report: LoadReport, computed: set[str]) -> None:
     fresh = [name for name in report.missing if name not in computed and not name.startswith(TEACHERS)]
     unused = [name for name in report.unexpected if not name.endswith(COMPUTED)]
     logger.info(
-        "--initial_weights %s (%s): %d tensors loaded; random, because the file lacks them: %s; not used, because the "
+        "--initial_weights %s (%s): %s loaded; random, because the file lacks them: %s; not used, because the "
         "network lacks them: %s%s",
-        *(path, report.dialect, len(report.matched) + len(report.resized)),
+        *(path, report.dialect, counted(len(report.matched) + len(report.resized), "tensor")),
         *(_by_part(fresh), _by_part(unused)),
         f"; resized or converted: {', '.join(report.resized)}" if report.resized else "",
     )

@@ -12,7 +12,7 @@ CHUNK_SIZE = 32 * 2048  # elements per thread block of the GPU kernel
 
 
 class _Settings(NamedTuple):
-    """Settings that the parameters of one call share."""
+    """Settings that all parameters of one kernel call have in common."""
 
     lr_scale: float
     weight_decay: float
@@ -40,7 +40,7 @@ class FusedAdamW(paddle.optimizer.AdamW):
         self._collected.setdefault(settings, []).append((param, grad))
 
     def _update_together(self, settings: _Settings, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        """Update the parameters in `pairs` of (parameter, gradient), which share `settings`, in one kernel call."""
+        """Update the parameters of `pairs` (parameter, gradient), which all have `settings`, in one kernel call."""
         params = [param for param, _ in pairs]
 
         def state(name: str) -> list[Tensor]:

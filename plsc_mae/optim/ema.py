@@ -42,7 +42,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Replace the network's state by the average within the context, and restore it exactly at its end."""
+        """Give the network the averaged state within the context; afterwards restore its own state exactly."""
         tensors = self._model.state_dict()
         weights = {name: tensor.clone().detach() for name, tensor in tensors.items()}
         try:
@@ -56,7 +56,7 @@ class WeightAverage:
         return dict(self._average)
 
     def load(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore the average from `state`, whole arrays by name; of a sharded parameter, take this process's part.
+        """Restore the average from `state`, whole arrays by name; keep only this process's part of a sharded parameter.
 
         Entries that the network lacks are ignored.
 

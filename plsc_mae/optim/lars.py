@@ -18,9 +18,9 @@ TRUST_COEFFICIENT = 0.001
 
 
 class LARS(SGD):
-    """SGD with momentum that scales gradients to the norms of their parameters.
+    """SGD with momentum, on gradients that are scaled to the norms of their parameters.
 
-    The scale is `trust_coefficient * |param| / |grad|`, with the exceptions of `rule`; it is 1 if a norm is 0.
+    The scale is `trust_coefficient * |param| / |grad|`, or 1 if a norm is 0; `rule` defines exceptions.
     The learning rate is not part of the velocity.
 
     Args:
@@ -65,7 +65,7 @@ class LARS(SGD):
 
     @staticmethod
     def _norms(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the norms of a whole parameter and of its gradient; all processes that share it must call."""
+        """Return the norms of a whole parameter and its whole gradient; all processes that hold a shard must call."""
         shard = shard_of(param)
         if shard is None:
             return l2_norm(param), l2_norm(grad)

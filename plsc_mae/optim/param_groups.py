@@ -37,7 +37,7 @@ class ParamGroup(NamedTuple):
 def weight_decay_groups(
     named_params: Iterable[tuple[str, Tensor]], weight_decay: float, no_decay: Collection[str] = ()
 ) -> list[ParamGroup]:
-    """Return the trainable parameters in groups without and with weight decay (timm 0.3.2 `add_weight_decay`).
+    """Divide the trainable parameters into one group without and one with decay (timm 0.3.2 `add_weight_decay`).
 
     The group without decay comes first; an empty group is left out. One-dimensional parameters, biases and parameters
     whose exact names are in `no_decay` are not decayed. Class and mask tokens have three dimensions, so they are
@@ -60,7 +60,7 @@ def layer_decay_groups(
     num_layers: int,
     no_decay: Collection[str] = VIT_NO_DECAY,
 ) -> list[ParamGroup]:
-    """Return the trainable parameters in groups for layer-wise learning rate decay.
+    """Divide the trainable parameters into groups for layer-wise learning rate decay.
 
     The learning rate of layer i is multiplied by layer_decay^(num_layers - 1 - i), as in facebookresearch/mae
     util/lr_decay.py and Atten4Vis/CAE furnace/optim_factory.py. The groups are ordered by their first parameter.
@@ -86,7 +86,10 @@ def layer_decay_groups(
 
 
 def vit_layer(name: str, depth: int) -> int:
-    """Return the layer of the ViT classifier parameter `name`: 0 for embeddings, i + 1 for block i, else depth + 1."""
+    """Return the layer of the parameter `name` in a ViT classifier.
+
+    It is 0 for embeddings, i + 1 for block i, and depth + 1 for all other parameters.
+    """
     if _EMBEDDING.fullmatch(name):
         return 0
     block = _BLOCK.fullmatch(name)

@@ -88,7 +88,7 @@ def by_updates(
     weight_decay: float,
     weight_decay_end: float | None = None,
 ) -> Schedule:
-    """Return a schedule with the learning rate of `cosine_at`, in which the warm-up starts from 0.
+    """Return a schedule whose learning rate is that of `cosine_at` with a warm-up from 0.
 
     The weight decay follows half a cosine from `weight_decay` to `weight_decay_end`; it is constant if that is None.
 

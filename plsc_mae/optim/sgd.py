@@ -43,7 +43,7 @@ class SGD(paddle.optimizer.Momentum):
             own["weight_decay"] = group.get("weight_decay", weight_decay)
 
     def _direction(self, param: Tensor, grad: Tensor, weight_decay: float) -> Tensor:
-        """Return the gradient with weight decay, from which the velocity is updated."""
+        """Return the gradient plus the weight decay term; the velocity is updated with the result."""
         return grad + weight_decay * param if weight_decay else grad
 
     def _append_optimize_op(self, block: Any, param_and_grad: dict[str, Any]) -> None:

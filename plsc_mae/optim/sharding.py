@@ -30,7 +30,7 @@ class UpdateSharing:
         world: processes of the run; the data-parallel ones share the updates.
 
     Attributes:
-        mine: the parameter groups, reduced to the parameters that this process updates.
+        mine: the parameter groups, reduced to the parameters that this process updates; empty groups are left out.
 
     Raises:
         ConfigError: there are more data-parallel processes than parameter tensors.
@@ -54,7 +54,7 @@ class UpdateSharing:
         self.mine = [group for group in (_only(group, own) for group in groups) if group.params]
 
     def publish(self) -> None:
-        """Copy the parameters that each process has updated to all others, in place; all processes must call."""
+        """Send this process's updated parameters to the others and receive theirs in place; all processes must call."""
         self._world.publish(self._shares)
 
 
@@ -98,7 +98,7 @@ class Sharded(NamedTuple):
 
 
 def share_gradients(task: nn.Layer, optimizer: paddle.optimizer.Optimizer, stage: int, members: Group) -> Sharded:
-    """Return task and optimizer wrapped by Paddle to shard gradients, and in stage 3 weights too (GPU only).
+    """Wrap task and optimizer so that Paddle shards the gradients, and in stage 3 the weights too (GPU only).
 
     All processes must call. A checkpoint of stage 3 contains only process 0's part of the optimizer state.
     """

@@ -16,7 +16,7 @@ State = dict[str, dict[str, np.ndarray]]
 
 
 def master_weights(optimizer: paddle.optimizer.Optimizer) -> Mapping[str, Tensor]:
-    """Return the optimizer's float32 copies of 16-bit weights, by Paddle's names of the weights; {} without any."""
+    """Return the optimizer's float32 copies of 16-bit weights, by Paddle's names of the weights; {} if it has none."""
     return getattr(optimizer, "_master_weights", {})
 
 
@@ -25,7 +25,8 @@ def optimizer_tensors(
 ) -> dict[str, dict[str, Tensor]]:
     """Return the accumulators by our parameter names: {"encoder.norm.weight": {"moment1_0": tensor, ...}}.
 
-    Paddle's own names contain a counter of the layers that a process has created, so they differ between processes.
+    Parameters without accumulators are left out. Paddle's own names contain a counter of the layers that a process has
+    created, so they differ between processes.
     """
     # In Paddle 2, `state_dict` does not contain loaded values until the first update.
     loaded = {} if optimizer._accumulators else optimizer._accumulators_holder
@@ -49,7 +50,7 @@ def stored_optimizer_state(tensors: Mapping[str, np.ndarray], section: str) -> S
 
     Args:
         tensors: the checkpoint's tensors by path.
-        section: first key of the paths of the optimizer state.
+        section: first component of the optimizer state's paths, without the "/".
     """
     state: State = {}
     for key, value in tensors.items():
@@ -65,7 +66,7 @@ def load_optimizer_state(
     named_params: Mapping[str, Tensor],
     copies: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> None:
-    """Restore the state of an optimizer; of a sharded parameter, this process takes its part.
+    """Restore the state of an optimizer; this process takes only its part of a sharded parameter's accumulators.
 
     Args:
         optimizer: optimizer of the parameters.

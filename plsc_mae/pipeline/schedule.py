@@ -1,7 +1,7 @@
 """Pipeline schedule: each stage runs its blocks on the micro-batches of a batch and sends the results to the next.
 
-The schedule is one forward, one backward (PipeDream-flush, Narayanan et al. 2019): a stage keeps the activations of as
-few micro-batches as possible, one for itself and one for each later stage. Paddle's own pipeline (PipelineLayer of
+The schedule is "one forward, one backward" (PipeDream-flush, Narayanan et al. 2019): a stage keeps the activations of
+as few micro-batches as possible, one for itself and one for each later stage. Paddle's own pipeline (PipelineLayer of
 fleet) does not run on CPU and requires networks written for it. Here a stage is the whole network without the blocks of
 the other stages, its parameters keep their names, and messages use send and recv of paddle.distributed.
 """
@@ -123,7 +123,7 @@ class Schedule:
         return None if x is None else x.grad
 
     def _swap_with_following(self, y: Tensor) -> Tensor | None:
-        """Send tokens to the next stage; return the gradient of the oldest open micro-batch, None in the last stage."""
+        """Send tokens to the next stage and receive the oldest open micro-batch's gradient; None in the last stage."""
         self._send(self.line.following, y, LATER)
         return self._receive(self.line.following, self.open[0][0], LATER)
 

@@ -136,7 +136,6 @@ class PipelinedTask(Task):
         bounds = self._bounds(batch)
 
         def stage(i: int, x: Tensor | None) -> Tensor:
-            """Run micro-batch i and return this stage's output."""
             with autocast():
                 return self._advance({name: value[bounds[i] : bounds[i + 1]] for name, value in batch.items()}, x)
 

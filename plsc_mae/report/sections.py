@@ -13,7 +13,7 @@ from plsc_mae.report.charts import Curve, line_chart
 from plsc_mae.report.page import bullets, figure, folded, pairs, paragraph, picture, reference, table
 from plsc_mae.report.published import compare_published
 from plsc_mae.report.run_folder import Picture, RunFolder, is_number
-from plsc_mae.report.verdict import ADVICE, ADVICE_PAGES, judge
+from plsc_mae.report.verdict import ADVICE_PAGES, judge
 from plsc_mae.wording import ordinal
 
 UPDATE = "update"
@@ -63,8 +63,8 @@ def learning(run: RunFolder) -> str:
         verdict.answer
     ]
     parts = [paragraph(verdict.text, style)]
-    if verdict.needs_advice:
-        parts.append(reference(ADVICE, ADVICE_PAGES))
+    if verdict.advice:
+        parts.append(reference(verdict.advice, ADVICE_PAGES))
     x, y = run.series(verdict.loss)
     if y:
         curves = [Curve(verdict.loss, x, y)]

@@ -9,7 +9,8 @@ from plsc_mae.report.run_folder import RunFolder
 
 _MAIN_METRICS = {"test_acc1": " %", "test_mAP": " %", "test_r2": ""}  # one for each --task, with its unit
 Answer = Literal["yes", "in part", "not yet", "unknown"]
-ADVICE = "This is normal early in a run. Levels of the loss, plateaus and remedies:"  # for "in part" and "not yet"
+ADVICE = "Levels of the loss, plateaus and remedies:"  # for "in part" and "not yet"
+_EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
 
 
@@ -24,6 +25,7 @@ class Verdict(NamedTuple):
         loss: name of the compared loss.
         value: its newest mean, see `RunFolder.last_loss`; None without one.
         levels: losses of trivial predictors by their descriptions.
+        finished: True if the last epoch of the run is over.
     """
 
     answer: Answer
@@ -31,11 +33,14 @@ class Verdict(NamedTuple):
     loss: str
     value: float | None
     levels: dict[str, float]
+    finished: bool = False
 
     @property
-    def needs_advice(self) -> bool:
-        """True if a trivial predictor is at least as good as the network."""
-        return self.answer in ("in part", "not yet")
+    def advice(self) -> str:
+        """The text before links to `ADVICE_PAGES`; "" if the network is better than all trivial predictors."""
+        if self.answer not in ("in part", "not yet"):
+            return ""
+        return ADVICE if self.finished else _EARLY + ADVICE
 
 
 def judge(run: RunFolder) -> Verdict:
@@ -60,7 +65,9 @@ def judge(run: RunFolder) -> Verdict:
         reason = f"below {', '.join(beaten)}, but not below {', '.join(others)}"
     else:
         reason = f"not below {', '.join(others)}"
-    return Verdict(answer, f"{answer.capitalize()}: the {name} is {value:.4g}, {reason}.{fall}", name, value, levels)
+    finished = bool(run.epochs) and run.epochs[-1].get("epoch", 0) + 1 == run.options.get("epochs")
+    text = f"{answer.capitalize()}: the {name} is {value:.4g}, {reason}.{fall}"
+    return Verdict(answer, text, name, value, levels, finished)
 
 
 def _without_levels(run: RunFolder, name: str, value: float) -> str:

@@ -194,7 +194,9 @@ def describe_stop(state: RunState, at: Progress, *, iterations: int, saved: Path
 def announce_end(
     config: TrainingConfig, at: Progress, *, saved: Path | None, best: Path | None, seconds: float, stopped: bool
 ) -> None:
-    """Print the end of a run; after a stop, only its event for --json, because `describe_stop` is printed as an error.
+    """Print the end of a run.
+
+    After a stop, print only the event for --json, because the text of `describe_stop` is printed as an error.
 
     Args:
         config: options of the run.

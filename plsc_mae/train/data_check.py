@@ -64,7 +64,7 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
         lists: the lists by name, for example "train" and "val"; {} in pipeline stages that read no files.
 
     Raises:
-        DataError: files are bad and --bad_image is error, and the message names the first ones; or data workers keep
+        DataError: files are bad and --bad_image is error (the message names the first ones), or data workers keep
             dying.
         ConfigError: a package that reads the files is not installed.
         CheckpointError: data_check.json cannot be written.
@@ -130,9 +130,10 @@ def _notes(
 
 
 def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelFormat) -> Notes:
-    """Return the `Note` flags of each file, int64 [n], from an earlier result; `bad` has its reasons by path.
+    """Return the `Note` flags of each file, int64 [n], from an earlier result.
 
-    The bad files are examined again, except those that crashed or blocked a data worker, which stay bad.
+    `bad` maps the path of each bad file to the reason. These files are examined again, except those that crashed or
+    blocked a data worker, which stay bad.
     """
     notes = np.zeros(len(images), np.int64)
     for index in range(len(images)) if bad else ():
@@ -145,14 +146,13 @@ def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelForm
 
 
 def _reason(path: str, notes: int, values: PixelFormat) -> str:
-    """Return the reason why a file is bad; unless it crashed or blocked a worker, it is examined once more."""
+    """Return the reason why a file is bad; examine the file again, unless it crashed or blocked a data worker."""
     if notes & Note.FATAL:
         return f"{path} {_CRASHED}"
     return examine_file(path, values).reason or f"{path} could not be read"
 
 
 def _describe(images: ImageList, bad: list[BadFile]) -> str:
-    """Return a clause with the number of bad files of a list and the reasons of the first ones."""
     first = "; ".join(file.reason for file in bad[:_NAMED_FILES])
     more = f"; and {len(bad) - _NAMED_FILES} more" if len(bad) > _NAMED_FILES else ""
     return f"{len(bad)} of {len(images)} files of {images.source} cannot be used: {first}{more}"
@@ -167,7 +167,7 @@ def _digest(images: ImageList, values: PixelFormat) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the result of an earlier check by list name, without damaged ones; {} if its file cannot be read."""
+    """Return the result of an earlier check by list name, without damaged entries; {} if the file cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

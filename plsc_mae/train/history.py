@@ -20,14 +20,16 @@ from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint.folder import HISTORY
 
-MAX_WARNINGS = 200  # of one start; further ones are counted
+MAX_WARNINGS = 200  # of one start; further ones are only counted
 PACKAGES = ("numpy", "pillow", "opencv-python-headless", "visualdl")
 
 logger = logging.getLogger(__name__)
 
 
 class WarningRecorder(logging.Handler):
-    """Handler that writes warnings and errors of plsc_mae to the history of a run, after keeping early ones in memory.
+    """Handler that writes the warnings and errors of plsc_mae to the history of a run.
+
+    It keeps them in memory until `write_with` is called.
 
     Attributes:
         count: number of warnings so far, including those beyond MAX_WARNINGS, which are not written.
@@ -72,7 +74,7 @@ def recording_warnings() -> Iterator[WarningRecorder]:
 def recorded(
     folder: Path, start: Mapping[str, Any], world: World, position: Callable[[], Mapping[str, int]]
 ) -> Iterator[None]:
-    """Append the start, the warnings and the end of the training in the context to the history of its folder.
+    """Append the start, the warnings and the end of the training within the context to the history in `folder`.
 
     The main process writes; a process that is killed leaves a start without an end. If the file cannot be written, the
     history is incomplete and training continues.

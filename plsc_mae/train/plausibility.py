@@ -1,4 +1,4 @@
-"""Checks of a recipe against the size of the data: rules that hold for large data sets and mislead on small ones."""
+"""Checks of a recipe against the size of the data: values that suit large data sets can fail on small ones."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_accumulation(config: TrainingConfig, iterations: int, parts: int) -> N
 
 
 def warn_of_default_network(config: TrainingConfig, n_parameters: int) -> None:
-    """Log a warning if the network is a large one that is the default of --model; for processes without a GPU."""
+    """Log a warning if the network is the default of --model and large; call this only in runs without a GPU."""
     if config.model == type(config).model and n_parameters >= MANY_PARAMETERS:
         logger.warning(
             "%s, the default of --model, has %s parameters and trains slowly without a GPU; choose a smaller --model, "
@@ -66,7 +66,7 @@ def warn_of_default_network(config: TrainingConfig, n_parameters: int) -> None:
 
 
 def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, updates_per_epoch: int) -> None:
-    """Log a warning for each sign that a schedule hardly trains.
+    """Log a warning for each sign that a network will hardly learn under a schedule.
 
     The signs are a warm-up that is long or not over at --max_train_step, a --min_lr or --warmup_lr above the peak, and
     LARS with tiny updates.

@@ -13,7 +13,7 @@ def images_per_update(config: TrainingConfig, world: World) -> int:
 
 
 def scales_with_batch(config: TrainingConfig) -> bool:
-    """Return whether the learning rate is proportional to the images of an update."""
+    """Return whether the learning rate is proportional to the number of images per update."""
     return config.lr is None or config.lr_per_256
 
 

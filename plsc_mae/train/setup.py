@@ -89,7 +89,7 @@ def settle_pixels(
 def pretraining_dataset(
     config: PretrainConfig, method: Method[PretrainConfig], *, images: ImageList | None = None, view: bool = False
 ) -> ImageDataset:
-    """Return the training images with the training transform, or with the transform for pictures if `view` is true.
+    """Return the data set of training images with the training transform, or with that for pictures if `view` is true.
 
     `images` is the list of images, if the caller has it already; None lists the images of --data_path.
 

@@ -28,10 +28,10 @@ REPEAT_SECONDS = 1.0  # paddle.distributed.launch sends SIGTERM three times with
 def preparing_run() -> Iterator[None]:
     """Report an interrupt within the context with the message that training had not started.
 
-    A process of the command line ends at once. Raised within a call of Paddle, KeyboardInterrupt can abort the process
-    (1 of 300 interrupted starts on Paddle 2.6), and Python ignores it in destructors (2 of 400, which trained on).
-    A notebook, a script and one of several processes get a KeyboardInterrupt. During training, `StopRequest` handles
-    Ctrl-C instead.
+    A process of the command line ends at once, without KeyboardInterrupt. Within a call of Paddle, this exception can
+    abort the process (1 of 300 interrupted starts on Paddle 2.6); within a destructor, Python ignores it (2 of 400
+    interrupted starts, in which training began). A notebook, a script and one of several processes get a
+    KeyboardInterrupt. During training, `StopRequest` handles Ctrl-C instead.
     """
     ends = signal.getsignal(signal.SIGINT) is console.raise_interrupt
     if ends:
@@ -46,7 +46,7 @@ def preparing_run() -> Iterator[None]:
 
 
 def _end_before_training(number: int, frame: FrameType | None) -> NoReturn:
-    if failure_detector.current() is not None:  # the other processes must get to know
+    if failure_detector.current() is not None:  # the exception informs the other processes
         signal.default_int_handler(number, frame)
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # the signal can come within a flush
         sys.stdout.flush()
@@ -114,8 +114,8 @@ class StopRequest:
     def agreed_in_update(self) -> int:
         """Return the signal number that all processes know of after an update, 0 for none, without waiting.
 
-        A single process knows its own signal. Several processes know those that came before the update's losses were
-        exchanged; later ones stop the next update.
+        A single process knows its own signal. Several processes know the signals that came before the update's losses
+        were exchanged; later signals are returned after the next update.
         """
         return self.signal if self.world.processes == 1 else self.exchanged
 

@@ -20,7 +20,7 @@ from plsc_mae.parallel.tensor import shard_of
 from plsc_mae.parallel.world import World
 from plsc_mae.train.precision import FLOAT32, LossScale, Precision, autocast
 
-PIECE_ELEMENTS = 1 << 26  # of a temporary copy of gradients, 256 MB in float32
+PIECE_ELEMENTS = 1 << 26  # largest temporary copy of several gradients, 256 MB in float32
 
 
 class AccumulationGroup(NamedTuple):
@@ -106,7 +106,7 @@ class Stepper:
         optimizer: updates the parameters in `groups`.
         groups: parameter groups of the optimizer; with ZeRO stage 1 only the parameters that this process updates.
         params: all trainable parameters of this process by name; None for those of `task.model`.
-        layer: the task, if it is compiled or wrapped for data parallelism or ZeRO; None for the task itself.
+        layer: the compiled task, or the task wrapped for data parallelism or ZeRO; None for the task itself.
         clip_grad: largest global gradient norm; None disables clipping.
         precision: precision of the forward passes.
         world: processes of the run; None for a single process.
@@ -151,9 +151,9 @@ class Stepper:
         Args:
             batch: result of `Task.prepare`.
             group_size: number of iterations in this accumulation group.
-            last: whether this is the last iteration of the group, which averages the gradients over the data-parallel
-                processes. With ZeRO stages 2 and 3, Paddle exchanges them in every iteration. All of these processes
-                must call.
+            last: whether this is the last iteration of the group. The gradients are then averaged over the
+                data-parallel processes, all of which must call. With ZeRO stages 2 and 3, Paddle exchanges the
+                gradients in every iteration.
 
         Returns:
             The output of `Task.forward_backward`; its loss is neither divided by `group_size` nor scaled.
@@ -217,11 +217,10 @@ class Stepper:
 
     @property
     def _averages_in_backward(self) -> bool:
-        """True if Paddle averages the gradients during the backward pass."""
         return self.sharded or isinstance(self.layer, paddle.DataParallel)
 
     def _without_exchange(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context without DataParallel's gradient exchange; ZeRO stages 2 and 3 exchange in it as well."""
+        """Return a context in which DataParallel does not exchange gradients; ZeRO stages 2 and 3 still do."""
         return self.layer.no_sync() if isinstance(self.layer, paddle.DataParallel) else contextlib.nullcontext()
 
 
@@ -256,7 +255,7 @@ def global_norm(params: Iterable[Tensor], world: World | None = None, *, sharded
 def squared_norm(tensors: Sequence[Tensor]) -> Tensor:
     """Return the sum of the squares of all elements, a float32 scalar on the device; 0 without tensors.
 
-    On a GPU, the tensors are concatenated to pieces of limited size, so that few kernels are launched. On a CPU, they
+    On a GPU, the tensors are concatenated into pieces of limited size, so that few kernels are launched. On a CPU, they
     are reduced one by one, without a copy.
     """
     if tensors and tensors[0].place.is_gpu_place():

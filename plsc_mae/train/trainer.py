@@ -95,7 +95,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------- start and end
 
     def fit(self, start: Start | None = None) -> None:
-        """Train to the end of the run; if that was reached before, only write checkpoints that a kill has prevented.
+        """Train to the end of the run; if the run is already complete, only write checkpoints that a kill prevented.
 
         Args:
             start: result of an earlier call of `find_start`; None calls it now.
@@ -107,15 +107,15 @@ class Trainer:
             ConfigError: the position of the checkpoint is not between two updates of this run.
             DataError: images cannot be read, see --bad_image, or a feature is not finite.
             DivergedError: the loss or a gradient is not finite, and --nan_policy stops the run.
-            Stopped: SIGTERM or Ctrl-C stopped the run. Its position has been saved, unless this start made no progress
-                or --no_save_ckpt is set.
+            Stopped: SIGTERM or Ctrl-C stopped the run. A checkpoint of the position has been saved, unless this start
+                made no progress or --no_save_ckpt is set.
         """
         create_folder(self.config)
         if start is None:
             start = find_start(self.config)
             self.world.barrier()  # all processes have found the folder unlocked
         lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if self.world.is_main:  # `find_start` has waited; a run that has locked the folder since made `start` obsolete
+        if self.world.is_main:  # `find_start` has waited: if another run has the lock by now, `start` is obsolete
             lock = locked(Path(self.config.output_dir), "--output_dir", wait=False)
         with lock:
             self._fit(start)
@@ -176,7 +176,7 @@ class Trainer:
         return path.absolute().parent == Path(self.config.output_dir).absolute()
 
     def _finish_again(self, path: Path) -> None:
-        """Log that nothing is left to do, after saving what a kill has prevented; all processes must call."""
+        """Write checkpoints that a kill prevented, then log that nothing is left to do; all processes must call."""
         config, at = self.config, self.progress
         if self._is_in_output_folder(path) and at.batches_done == 0:
             self.saver.save_absent(at, due_tags(config, at))
@@ -245,7 +245,7 @@ class Trainer:
         )
 
     def _agreed_to_stop(self) -> bool:
-        """Return whether any process was asked to stop, and set `stopped_by`; all processes must call."""
+        """Set `stopped_by` if any process was asked to stop, and return whether one was; all processes must call."""
         activity.enter("collective")
         self.stopped_by = self.stopped_by or self.stop.agreed()
         return self.stopped_by > 0
@@ -255,7 +255,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         """Train the rest of the epoch; all processes must call.
 
-        A stop request or --max_train_step ends it earlier, after an update; `progress.ended` is then False.
+        A stop request or --max_train_step can interrupt it after an update; `progress.ended` is then still False.
         """
         config, at, total = self.config, self.progress, len(self.loader)
         self.loader.sampler.set_position(at.epoch, at.batches_done)
@@ -338,7 +338,6 @@ class Trainer:
             self.log.histograms(block_values(params), self.progress.step + 1)
 
     def _set_rates(self, group: AccumulationGroup) -> None:
-        """Set the learning rate and weight decay for the update of accumulation group `group` in the current epoch."""
         epoch = self.progress.epoch
         done = epoch + group.start / len(self.loader)
         self.stepper.set_rates(self.schedule(done, epoch * self.accumulation.updates + group.number))
@@ -369,9 +368,10 @@ class Trainer:
         self.log.line(record, total=len(self.loader), eta=eta)
 
     def _report_first(self, watch: Stopwatch, images: int) -> None:
-        """Print a line after the first update of this start, as the first log line can be minutes away; all must call.
+        """Print a line after the first update of this start, because the first log line can be minutes away.
 
-        After a resume, its means include the updates between the last log line and the checkpoint.
+        All processes must call. After a resume, the printed means include the updates between the last log line and the
+        checkpoint.
         """
         record, eta = self._record(self.state.window.means(self.world), watch.current(), images)
         self.log.print_line(record, total=len(self.loader), eta=eta)
@@ -414,7 +414,7 @@ class Trainer:
     def _end_epoch(self) -> None:
         """Run the observers, then log and save the finished epoch; all processes must call.
 
-        If a stop request ends an observer, the epoch is not logged, and a resumed run repeats all of this.
+        If a stop request ends an observer, the epoch is not logged, and a resumed run calls this method again.
         """
         activity.enter("log")
         self.trivial_losses.finish()

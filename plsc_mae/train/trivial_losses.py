@@ -36,7 +36,7 @@ class TrivialLosses:
         self._batches: list[Batch] = []
 
     def start(self, run: str, origin: str = "") -> None:
-        """Begin to collect batches if the task has such losses, and the folder lacks those of this run and of `origin`.
+        """Begin to collect batches, unless the task has no such losses or the folder has those of `run` or `origin`.
 
         Args:
             run: id of the run.
@@ -46,17 +46,20 @@ class TrivialLosses:
         self._pending = bool(self.task.reference_loss) and _run_of(self.path) not in {run, origin} - {""}
 
     def add(self, batch: Batch) -> None:
-        """Collect the images of a prepared batch, up to ENOUGH_IMAGES in all; with the last of them, call `finish`."""
+        """Collect the images of a prepared batch, up to ENOUGH_IMAGES in all; after the last of them, call `finish`."""
         if not self._pending:
             return
         images = len(batch["image"])
         taken = min(images, ENOUGH_IMAGES - self._count())
-        self._batches.append({name: x[: taken * (len(x) // images)] for name, x in batch.items()})  # rows per image
+        self._batches.append({name: x[: taken * (len(x) // images)] for name, x in batch.items()})  # rows of the images
         if self._count() == ENOUGH_IMAGES:
             self.finish()
 
     def finish(self) -> None:
-        """Log the losses on the collected batches, if any, write them to the folder, and discard the batches."""
+        """Log the losses on the collected batches, write them to the folder and discard the batches.
+
+        Without collected batches, do nothing. If the file cannot be written, only warn.
+        """
         if not self._batches:
             return
         started, task = time.perf_counter(), self.task

@@ -48,12 +48,16 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        parts = [f"{len(self.matched)} tensors matched ({self.dialect})"]
+        parts = [f"{_tensors(len(self.matched))} matched ({self.dialect})"]
         for kind in ("missing", "unexpected", "resized"):
             names = getattr(self, kind)
             if names:
                 parts.append(f"{len(names)} {kind} (first: {names[0]})")
         return ", ".join(parts)
+
+
+def _tensors(number: int) -> str:
+    return f"{number} tensor" + ("" if number == 1 else "s")
 
 
 def read(path: str | Path, model_key: str = "", model_prefix: str = "") -> Checkpoint:
@@ -133,8 +137,8 @@ def load(
     report, values, misfits = _match(model, tensors, rules, prefix, resize)
     if misfits:
         raise CheckpointError(
-            f"{where}: {misfits[0]}; choose the model and sizes that the file was made with ({len(misfits)} tensors "
-            f"have other shapes, {report})"
+            f"{where}: {misfits[0]}; choose the model and sizes that the file was made with, which `plsc-mae weights "
+            f"inspect FILE` prints ({_tensors(len(misfits))} of other shapes, {report})"
         )
     if not values:
         raise CheckpointError(

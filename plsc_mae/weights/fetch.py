@@ -180,7 +180,8 @@ def _download(url: str, partial: Path, retries: int, timeout: float, pause: Call
             if failures > retries:
                 raise CheckpointError(
                     f"cannot fetch {url}: {error}; gave up after {failures} failures in a row; run the same command "
-                    "again to resume"
+                    f"again to resume, name a mirror with {MIRROR}=https://HOST, or put the file at "
+                    f"{partial.with_suffix('')} by hand"
                 ) from None
             seconds = min(2.0 ** (failures - 1), MAX_PAUSE)
             logger.info(

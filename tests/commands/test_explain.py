@@ -39,7 +39,9 @@ def panels(monkeypatch) -> list[dict]:
     """Every panel that is drawn, {label: pictures}."""
     seen: list[dict] = []
     compose = explain.compose
-    monkeypatch.setattr(explain, "compose", lambda pictures: seen.append(pictures) or compose(pictures))
+    monkeypatch.setattr(
+        explain, "compose", lambda pictures, **captions: seen.append(pictures) or compose(pictures, **captions)
+    )
     return seen
 
 
@@ -159,15 +161,17 @@ def test_what_speaks_for_a_category(draw, panels, classifier, images):
 
 @pytest.mark.once
 def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
-    """A panel has the image's own, a sheet what holds for all its rows."""
+    """A panel has the image's own, a sheet what holds for all its rows; the output names file and class."""
     names = [path.name for path in sorted((images / "val").iterdir())]
-    assert draw("--category_index predicted --max_images 2", None, classifier)[0] == 0
+    code, out, _ = draw("--category_index predicted --max_images 2", None, classifier)
+    assert code == 0
     *own, sheet = panels
     trained, told = load_classifier(str(classifier)), []
     for name in (names[0], names[5]):
         with Image.open(images / f"val/{name}/00000.jpg") as opened:
             found = category_attention(trained.network, trained.normalize(paddle.to_tensor(np.asarray(opened)[None])))
         told.append(f"gradient rollout of '{names[found.category]}', {100 * found.probability:.1f} % (discard 0.9)")
+        assert f"{name}/00000.jpg: '{names[found.category]}', {100 * found.probability:.1f} %\n" in out
     assert [list(panel)[1] for panel in own] == told
     assert list(sheet)[1] == "gradient rollout of the predicted class (discard 0.9)"
     assert list(sheet)[2:] == ["rollout (max of heads, discard 0.9)", "last layer, mean of heads"]

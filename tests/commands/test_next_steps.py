@@ -64,7 +64,8 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
     commands = next_commands(lines)
     assert list(commands) == ["learning", "pictures", "classifier", "others"]
     assert any(line.startswith("30 images: docs/few-images.md") for line in lines)
-    assert parse(commands["classifier"][1:], COMMANDS["finetune"].configs, prog="finetune").epochs == 300
+    tuning = parse(commands["classifier"][1:], COMMANDS["finetune"].configs, prog="finetune")
+    assert (tuning.epochs, tuning.blr) == (300, 0.01)  # few images, and a narrow encoder
     assert main([*commands["pictures"], "--max_images", "1"]) == 0
     assert Path("my run/reconstruction").is_dir()
     assert main(commands["others"]) == 0
@@ -102,8 +103,9 @@ def test_commands_work_for_few_gray_images_without_validation(
     assert main(["pretrain", *words, *SHORT.split(), "--batch_size", "4", *given]) == 0
     commands = next_commands(capsys.readouterr().out.splitlines())
     assert main(commands["pictures"]) == 1  # the unreadable image is left out
-    assert main(commands["others"]) == 0
     capsys.readouterr()
+    assert main(commands["others"]) == 0
+    assert "converted" not in "".join(capsys.readouterr())  # all commands read one channel
     assert main([*commands["classifier"], *SHORT.split()]) == 0
     commands = next_commands(capsys.readouterr().out.splitlines())
     assert list(commands) == ["predict", "deploy", "others"]

@@ -65,7 +65,7 @@ def test_a_run_of_pretraining(run_dir, capsys):
     assert "Not in this report" not in text
     assert "<title>run: plsc-mae report</title>" in text
     answer, *advice, path = capsys.readouterr().out.splitlines()[-3 if ADVICE in text else -2 :]
-    assert advice == [f"{ADVICE} {', '.join(ADVICE_PAGES)}"] * (ADVICE in text)
+    assert advice == [f"{ADVICE} {', '.join(ADVICE_PAGES)}"] * (ADVICE in text)  # the run is over, not early
     assert answer in unescape(text)
     assert answer.startswith(("Yes: the loss is", "In part: the loss is", "Not yet: the loss is"))
     assert path == str(run_dir / "report.html")

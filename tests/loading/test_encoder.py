@@ -48,7 +48,7 @@ def test_what_cannot_be_loaded(tmp_path):
     del arrays["encoder.norm.bias"]
     np.savez(path, **arrays)
     with pytest.raises(
-        CheckpointError, match=r"incomplete encoder: .* 1 are missing from the file \(norm\.bias\); use a complete"
+        CheckpointError, match=r"incomplete encoder: .* 1 is missing from the file \(norm\.bias\); use a complete"
     ):
         load_encoder(path, num_heads=4)
     np.savez(path, something=np.zeros(3))

@@ -269,7 +269,7 @@ REFUSED = {
     ),
     "unknown part": (
         vit() | {"blocks.1.gate.weight": np.ones(DIM)},
-        r"1 have no place in the network \(blocks\.1\.gate\.weight\)",
+        r"1 has no place in the network \(blocks\.1\.gate\.weight\)",
     ),
     "half a layer scale": (without("1.ls2.gamma", layer_scale=True), r"missing from the file \(blocks\.1\.gamma_2\)"),
     "layer scale of one block": (

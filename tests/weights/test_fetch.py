@@ -322,8 +322,10 @@ def test_nobody_answers(target, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as closed:
         port = closed.server_address[1]
     pauses: list[float] = []
-    with pytest.raises(CheckpointError, match="Connection refused; gave up after 8 failures"):
+    with pytest.raises(CheckpointError, match="Connection refused; gave up after 8 failures") as caught:
         fetch(f"http://127.0.0.1:{port}/x", target, retries=7, pause=pauses.append)
+    assert "PLSC_MAE_MIRROR" in str(caught.value)
+    assert str(target) in str(caught.value)  # to be copied there by hand
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
 
 

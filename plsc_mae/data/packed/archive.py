@@ -46,7 +46,7 @@ class Archive(ABC):
 
     @abstractmethod
     def open_member(self, member: str) -> tuple[IO[bytes], int]:
-        """Return the content of a member as a file, and its size in bytes.
+        """Return the content of a member as an open file, and its size in bytes.
 
         Raises:
             OSError: there is no such member, or the archive cannot be read.

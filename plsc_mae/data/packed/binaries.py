@@ -1,7 +1,7 @@
 """Binary files of CIFAR-10, CIFAR-100 (Krizhevsky 2009) and STL-10 (Coates et al. 2011).
 
-A record is an image of raw pixels, a red, a green and a blue plane, after its labels, if any. The member `17.ppm` is
-record 17 as a PPM file.
+A record consists of label bytes, if any, and the raw pixels of an image: a red, a green and a blue plane. The member
+`17.ppm` is record 17 as a PPM file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Layout(NamedTuple):
 
     @property
     def record(self) -> int:
-        """Bytes of a record."""
+        """Number of bytes of a record."""
         return self.labels + 3 * self.side * self.side
 
 
@@ -60,7 +60,7 @@ LAYOUTS = (CIFAR10, CIFAR100, STL10)
 
 
 def layout_of(file: Path) -> Layout | None:
-    """Return the layout of a data file, known by its name and the file of class names beside it; None for others."""
+    """Return the layout of a data file, found by its name and the file of class names beside it; else None."""
     for layout in LAYOUTS:
         if file.name in (*layout.train, *layout.val, *layout.other) and (file.parent / layout.names).is_file():
             return layout
@@ -77,7 +77,7 @@ def files_in(folder: Path, split: str) -> list[Path]:
 
 
 class BinaryArchive(Archive):
-    """Binary file of one of the data sets.
+    """Binary file of one of the data sets in LAYOUTS.
 
     Args:
         path: the file.

@@ -1,4 +1,4 @@
-"""Reads the files of a list in parallel processes and resizes larger images."""
+"""Reads the files of a list in parallel processes and resizes large images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLAIN_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr")  # modes that an 8-bit gr
 
 
 class Resize(NamedTuple):
-    """Rule for large images: a shorter side above `short` pixels is reduced to `short`, saved as JPEG of `quality`."""
+    """Rule for images with a shorter side above `short` pixels: reduce it to `short`, and save as JPEG of `quality`."""
 
     short: int
     quality: int
@@ -55,7 +55,7 @@ def encode_files(
     Args:
         images: the files.
         first: index of the first file.
-        resize: how larger images are resized; None copies all files.
+        resize: rule by which large images are resized; None copies all files.
         workers: number of processes.
 
     Raises:
@@ -104,7 +104,7 @@ def encode_file(path: str, resize: Resize | None) -> EncodedFile:
     """Return the content of a file or of a member of an archive, resized if it is larger than `resize` allows.
 
     Files with more than 8 bits per band, alpha or further bands are copied unchanged, because JPEG would lose them. For
-    a file that cannot be read, the result has a problem and no DataError is raised.
+    a file that cannot be read, the result has a `problem`, and no DataError is raised.
 
     Raises:
         ConfigError: the package that reads an archive cannot be imported.

@@ -44,7 +44,7 @@ def find_archives(data_path: str | Path, split: str, flag: str) -> list[str]:
 
 
 def has_archives_of(folder: Path, split: str) -> bool:
-    """Return whether a folder has archives that belong to a split by a subfolder or by their names.
+    """Return whether a folder has archives of a split, recognized by their subfolder or by their names.
 
     Raises:
         DataError: see `find_archives`.
@@ -78,13 +78,13 @@ def _matching(pattern: str, flag: str) -> list[str]:
 
 
 def _content(path: str) -> str:
-    """Return what a file holds, for messages."""
+    """Return a phrase for the content of a file, for messages."""
     kind = describe(path)
     return kind.name if kind is not None else "text" if os.path.getsize(path) else "an empty file"
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """Yield the patterns for all values of the braces `{a,b}` and `{000..146}`."""
+    """Yield the pattern with each combination of values in braces, `{a,b}` or `{000..146}`; without braces, itself."""
     match = _BRACES.search(pattern)
     if match is None:
         yield pattern
@@ -119,7 +119,7 @@ def _in_folder(folder: Path, split: str, flag: str) -> list[str]:
 
 
 def _archives_in(folder: Path) -> list[str]:
-    """Return the archives of a folder, sorted; [] if it is missing, or has no archives or has images in or below it.
+    """Return the archives in a folder, sorted; [] if it is missing, has none, or has images in it or its subfolders.
 
     DataError is raised if some files named like archives are archives and others are not, for example an empty shard.
     """
@@ -139,7 +139,7 @@ def _archives_in(folder: Path) -> list[str]:
 
 
 def _by_split(paths: list[str]) -> dict[str, list[str]]:
-    """Return archives by the split that their names start with; "" for other names."""
+    """Return archives by the split that their names start with, under "" if they start with none."""
     found: dict[str, list[str]] = {}
     for path in paths:
         match = _SPLIT_FILE.fullmatch(os.path.basename(path).lower())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 
 class MemberTree:
-    """Members of several archives by folder. Members of one name in two archives are both kept.
+    """Members of several archives by folder. Members of equal names in different archives are all kept.
 
     Args:
         archives: path of each archive, relative to the root of the list.

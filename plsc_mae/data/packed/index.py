@@ -1,8 +1,8 @@
 """Index of a tar or zip archive: the byte position of each member, and labels from webdataset files.
 
 `plsc-mae prepare-data` writes the index of a tar archive to a text file `ARCHIVE.index` beside it, with a line
-`OFFSET SIZE LABEL MEMBER` per member, separated by tabs. The index of another archive is read from the archive itself,
-and that of a large one is kept in the user's cache folder.
+`OFFSET SIZE LABEL MEMBER` per member, separated by tabs. Without such a file, the index is read from the archive itself
+and, if the archive is large, kept in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Index:
 
 
 def safe_name(name: str) -> str | None:
-    """Return the name of a member without empty parts and `.`; None if that is empty, has a `..` or a zero byte."""
+    """Return the name of a member without empty parts and `.`; None if nothing is left, or for `..` or a zero byte."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return None if not parts or ".." in parts or "\0" in name else "/".join(parts)
 
@@ -116,7 +116,7 @@ def read_tar(path: str) -> Index:
                     members[name] = Place(item.offset_data, item.size, item.size)
                     links.pop(name, None)
             _require_end(path, archive.offset)
-    except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:  # of a wrong size in a header
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:  # wrong sizes raise the last three
         raise DataError(f"{path} is a damaged tar archive ({error}); copy or pack it again") from None
     _resolve(links, members)
     return Index.of(members)
@@ -135,7 +135,7 @@ def _require_end(path: str, offset: int) -> None:
 
 
 def _resolve(links: Mapping[str, str], members: dict[str, Place]) -> None:
-    """Add the links that lead to members."""
+    """Add each link that leads to a member, with the place of that member; ignore other links."""
     for name in links:
         target = name
         for _ in range(_MAX_LINKS):
@@ -237,14 +237,14 @@ def read_index(archive: str) -> Index | None:
 
 
 def with_labels(index: Index, labels: Mapping[str, str]) -> Index:
-    """Return the index with the labels, given by member name; return it unchanged if all labels are empty."""
+    """Return the index with `labels`, given by member name; return it unchanged if all labels are empty."""
     if not any(labels.values()):
         return index
     return Index(index.names, index.places, PathTable(labels.get(name, "") for name in index.names))
 
 
 def _belongs(index: Index, archive: str) -> bool:
-    """Return whether up to eight members have headers of the right size at their places in the index."""
+    """Return whether the headers of up to eight members are at the places in the index and give the same sizes."""
     count = min(_CHECKED, len(index.names))
     with open(archive, "rb") as file:
         for number in (i * len(index.names) // count for i in range(count)):

@@ -19,7 +19,7 @@ from plsc_mae.data.path_table import PathTable
 from plsc_mae.errors import DataError
 
 CACHED_BYTES = 16 << 20  # indexes of smaller archives are read again
-_LABEL_BYTES = 1 << 16  # of a .cls or .json file
+_LABEL_BYTES = 1 << 16  # of a .cls or .json file; labels in larger files are not read
 _JSON_LABELS = ("label", "cls", "class")
 _FORMAT = 1  # of the cached index
 

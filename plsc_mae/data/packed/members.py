@@ -19,7 +19,7 @@ _archives: dict[str, Archive] = {}  # by path; forked workers inherit them
 
 
 def is_archive(path: str | Path) -> bool:
-    """Return whether a file is an archive of images by its content, or by its name if the format has no signature.
+    """Return whether a file is an archive, judged by its content or, if the format has no signature, by its name.
 
     Raises:
         OSError: the file cannot be read.
@@ -68,7 +68,7 @@ def _read(path: str) -> Archive:
 
 
 def split_member(path: str) -> tuple[str, str] | None:
-    """Return (path of a file, rest of the path), an archive and its member; None if no part of the path is a file."""
+    """Split a path into (archive, member), at the parent that is a file; return None if no parent is a file."""
     for is_file in (_archives.__contains__, os.path.isfile):
         archive = path
         while "/" in archive:
@@ -79,7 +79,7 @@ def split_member(path: str) -> tuple[str, str] | None:
 
 
 def open_member(path: str) -> tuple[IO[bytes], int]:
-    """Return the content of a member of an archive as a file, and its size in bytes.
+    """Return the content of a member of an archive as an open file, and its size in bytes.
 
     Raises:
         OSError: the path leads into no archive, there is no such member, or the archive cannot be read.
@@ -103,7 +103,7 @@ def is_member(path: str) -> bool:
     """
     try:
         open_member(path)[0].close()
-    except ConfigError:  # is a ValueError
+    except ConfigError:  # a subclass of ValueError
         raise
     except (OSError, ValueError):
         return False

@@ -31,9 +31,9 @@ class Columns(NamedTuple):
 
     Attributes:
         image: name of the image column.
-        is_struct: whether it has `bytes` and `path`.
+        is_struct: whether the image column is a struct of `bytes` and `path`; otherwise it is binary.
         label: name of the label column; "" without one.
-        label_type: type of its values as Arrow names it, such as "int64".
+        label_type: type of the labels as Arrow names it, such as "int64"; "" without labels.
         classes: names of the classes in the order of the labels; () if the labels are the names or plain numbers.
     """
 
@@ -89,7 +89,7 @@ class RowArchive(Archive):
             names, labels = self._table.texts(self.columns)
         except (arrow.ArrowException, ValueError, OSError) as error:  # ValueError: text that is not UTF-8
             if isinstance(error, OSError) and error.filename is not None:
-                raise  # of the file system; pyarrow's own, of truncated files, name no file
+                raise  # an error of the file system; pyarrow's own errors have no file name
             raise DataError(f"cannot read {path}: {_first_line(error)}; copy or write it again") from None
         self.names = [safe_name(str(name)) or "" if name is not None else "" for name in names]
         self.labels = list(map(_label_text, labels))
@@ -238,7 +238,7 @@ def _features(schema: Any) -> dict[str, dict[str, Any]]:
 
 
 def _choose(names: Sequence[str], preferred: Sequence[str]) -> str | None:
-    """Return the only name, or the first preferred one; None if neither exists."""
+    """Return the only name, or the first of `preferred` among several names; None if there is no such name."""
     if len(names) == 1:
         return names[0]
     return next((name for name in preferred if name in names), None)

@@ -1,6 +1,6 @@
 """Writes images to tar shards of limited size, each with its index, so that an interrupted call can continue.
 
-A shard gets its final name when it is complete. `prepare.json`, written after it, records the progress.
+A shard gets its final name when it is complete. `prepare.json`, rewritten after each shard, records the progress.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PACKING_OPTIONS = ("short", "quality", "shards")  # the other recorded options i
 
 
 class Shard(NamedTuple):
-    """A complete shard.
+    """Complete shard.
 
     Attributes:
         name: file name.

@@ -33,7 +33,7 @@ class MemberTable(NamedTuple):
         archives: the archives.
         paths: paths of the images in order, for archives of rows or records; None for archives with folders.
         labels: labels as text by path; an image without a label has "" or no entry. None if only folders give classes,
-            or a label is no class number.
+            or a label is not a class number.
         classes: names of the classes in the order of the labels; () if the labels are the names or plain numbers.
         sorts_by_class: whether images are to be sorted by class.
         label_note: sentence for the log about the column of labels; "" without one.
@@ -59,7 +59,7 @@ class MemberTable(NamedTuple):
         return not self.classes and any(label.isdecimal() for label in (self.labels or {}).values())
 
     def classes_of(self, paths: Sequence[str], source: str) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
-        """Return the class number of each image and the class names; without labels -1 for each image and no names.
+        """Return the class number of each image and the class names; if no image has a label, all -1 and no names.
 
         Raises:
             DataError: some images have a label and others have none, or a label is not a class number.
@@ -91,7 +91,7 @@ def _is_number_below(limit: int, label: str) -> bool:
 
 
 def member_table(files: Sequence[str]) -> MemberTable:
-    """Read the indexes of archives.
+    """Open archives of one kind and return the table of their members.
 
     Raises:
         DataError: an archive cannot be used, see `open_archive`, or the archives differ in kind or classes.
@@ -144,7 +144,7 @@ def _rows(root: str, names: Sequence[str], archives: Sequence[RowArchive]) -> Me
 
 
 def _conversion_note(archives: Sequence[RowArchive], labels: Collection[str]) -> tuple[str, bool]:
-    """Return (sentence about labels that are booleans or floating-point numbers, whether all labels can be used)."""
+    """Return (sentence about labels that are booleans or floats, "" for others; whether all labels can be used)."""
     columns = next((archive.columns for archive in archives if archive.columns.has_numbers), None)
     if columns is None or not any(labels):
         return "", True

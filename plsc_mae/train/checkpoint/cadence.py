@@ -1,4 +1,4 @@
-"""End of a run, and the checkpoints that are due, as its options and its position determine them."""
+"""End of a run and checkpoints that are due, determined from its options and its position."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ def step_save_is_due(config: TrainingConfig, at: Progress) -> bool:
 def due_tags(config: TrainingConfig, at: Progress) -> list[int | str]:
     """Return the tags of the checkpoints to write after an epoch; empty if none is due.
 
-    They can be the index of the finished epoch or else "latest", and "best" if the epoch's metric is the best so far.
-    `at` is the position after the epoch, so `at.epoch` is the index of the next one.
+    The tags are the index of the finished epoch if its checkpoint is due, else "latest" if --save_ckpt_steps requires a
+    checkpoint; and "best" if the epoch's metric is the best so far. `at` is the position after the epoch, so `at.epoch`
+    is the index of the next epoch.
     """
     tags: list[int | str] = []
     if at.step and (is_over(config, at) or at.epoch % config.save_ckpt_freq == 0):

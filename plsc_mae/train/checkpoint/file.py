@@ -243,7 +243,7 @@ def load(path: Path) -> Checkpoint:
 def find_newest(
     output_dir: str, exp_name: str, wanted: Callable[[dict[str, Any]], bool] = lambda _: True
 ) -> Path | None:
-    """Return the undamaged checkpoint with the most updates, or None without one; warn about damaged files met before.
+    """Return the undamaged checkpoint with the most updates, or None; warn about damaged files found on the way.
 
     Args:
         output_dir: folder of the checkpoints.
@@ -276,7 +276,7 @@ def is_saved(path: Path, step: int) -> bool:
 
 
 def remove_older(output_dir: str, exp_name: str, epoch: int, keep: int) -> None:
-    """Remove the checkpoints of epochs up to `epoch`, except for the `keep` newest ones, at least one.
+    """Remove the checkpoints of epochs up to `epoch`, except for the `keep` newest ones (`keep` is at least 1).
 
     Files without an intact footer are neither counted nor removed. A file that cannot be removed causes a warning.
     """

@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 LOGS = ("train.jsonl", "log.txt")
 CONFIG = "config.yaml"
-_OWN_CONFIG = "config-{}.yaml"  # with the id of the run, where config.yaml is a file of the user
+_OWN_CONFIG = "config-{}.yaml"  # with the id of the run; used if config.yaml is a file of the user
 _OWN_CONFIGS = _OWN_CONFIG.format(12 * "[0-9a-f]")
-_CONFIG_SIGNS = (" options of ", " with --config\n")  # in the first line, also in that of the first versions
+_CONFIG_SIGNS = (" options of ", " with --config\n")  # in the first line of config.yaml since the first version
 HISTORY, TRIVIAL_LOSSES = "history.jsonl", "trivial_losses.json"  # see train/history.py, train/trivial_losses.py
 _CONTINUED_REPORTS = ("spikes.jsonl", HISTORY, TRIVIAL_LOSSES)
 _REPORTS = (*_CONTINUED_REPORTS, "nonfinite-*.json", "hang-*.txt")
@@ -59,7 +59,7 @@ class Start(NamedTuple):
 
 
 def find_start(config: TrainingConfig) -> Start:
-    """Return how a run starts; this changes no file.
+    """Determine the start of a run from its options and its output folder, without changing a file.
 
     Raises:
         FolderError: another run writes to the output folder.
@@ -110,7 +110,7 @@ class _RunFiles:
 
     Attributes:
         folder: the output folder.
-        records: VisualDL records, which may exist or not.
+        records: path of the VisualDL records, which need not exist.
         record: the record of the run with this --exp_name; None without one.
         footers: footers of the checkpoints with this --exp_name by path; None if the file is damaged.
         checkpoints: checkpoints with any --exp_name.
@@ -140,7 +140,7 @@ class _RunFiles:
 
     @property
     def only_foreign_records(self) -> bool:
-        """True if --log_dir is another folder with VisualDL records, and this one has no checkpoint, log or record."""
+        """True if --log_dir is another folder with VisualDL records and `folder` has no checkpoint, log or record."""
         outside = self.records.parent.absolute() != self.folder.absolute()
         return outside and self.logs == [self.records] and not self.checkpoints and self.record is None
 
@@ -164,11 +164,11 @@ class _RunFiles:
         return [*self._existing(*LOGS, CONFIG, _OWN_CONFIGS, *_CONTINUED_REPORTS, self._record_path.name), *records]
 
     def later_than(self, step: int) -> list[Path]:
-        """Return the undamaged checkpoints of more than `step` updates."""
+        """Return the undamaged checkpoints that were saved after more than `step` updates."""
         return [path for path, footer in self.footers.items() if footer and footer["step"] > step]
 
     def describe(self) -> str:
-        """Return a description of the checkpoints and logs, and the run that wrote them, for a message."""
+        """Return a description of the checkpoints and logs, and of the run that wrote them, for a message."""
         parts = [f"the logs {', '.join(path.name for path in self.logs)}"] if self.logs else []
         if not self.checkpoints:
             parts.append("no checkpoint")
@@ -221,9 +221,9 @@ def _is_same(one: Path, two: Path) -> bool:
 
 
 def _continue_run(config: TrainingConfig, files: _RunFiles) -> Start:
-    """Return the start of --auto_resume: the newest checkpoint of the folder's run, or the one that it branched off.
+    """Return the start of --auto_resume: from the newest checkpoint of the folder's run.
 
-    Without either, the run starts from the beginning.
+    If that run has no checkpoint, it starts from the checkpoint that it branched off, or else from the beginning.
     """
     record = files.record or _only_run(config, files)
     newest = checkpoint_file.find_newest(
@@ -286,7 +286,7 @@ def _origin(config: TrainingConfig, record: RunRecord) -> Path:
 
 
 def config_path(output_dir: str, run: str) -> Path:
-    """Return the file with the options of a run, after `prepare_folder` has written it."""
+    """Return the path of the file with the options of a run; call this after `prepare_folder` has written it."""
     own = Path(output_dir) / _OWN_CONFIG.format(run)
     return own if own.exists() else Path(output_dir) / CONFIG
 
@@ -341,7 +341,7 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
 
 
 def _write_config(config: TrainingConfig, start: Start) -> None:
-    """Write the options except for the SESSION_OPTIONS to config.yaml, or beside a file of the user with this name."""
+    """Write the options to config.yaml, without SESSION_OPTIONS; if that is a file of the user, to a file beside it."""
     source = f", which started from {start.record.origin}" if start.record.origin else ""
     header = f"# all options of run {start.record.run}{source}; repeat it with --config\n"
     repeated = dataclasses.replace(config, **{name: getattr(type(config), name) for name in SESSION_OPTIONS})

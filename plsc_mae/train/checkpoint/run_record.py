@@ -14,7 +14,7 @@ from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
 from plsc_mae.train.log.append_file import replace_content
 
-ID_BITS = 48  # exact in float64, in which the processes exchange the id
+ID_BITS = 48  # the processes exchange the id as float64, which is exact up to 53 bits
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class RunRecord:
     adopts_unnamed: bool = False
 
     def owns(self, run: str) -> bool:
-        """Return whether a checkpoint with the id `run`, or "" without an id, belongs to this run."""
+        """Return whether a checkpoint belongs to this run; `run` is the checkpoint's run id, "" if it has none."""
         return run == self.run if run else self.adopts_unnamed
 
     def descends_from(self, run: str) -> bool:
-        """Return whether a checkpoint with the id `run` is of this run, or of the run from which this one started."""
+        """Return whether a checkpoint with run id `run` is from this run or from the run that this one started from."""
         return self.owns(run) or (bool(self.origin) and run == self.origin_run)
 
     def with_id(self, world: World) -> RunRecord:
@@ -52,7 +52,7 @@ class RunRecord:
 
 
 def record_path(output_dir: str, exp_name: str) -> Path:
-    """Return the path of the record of a run: `{exp_name_}run.json`."""
+    """Return the path of the record of a run: `{exp_name}_run.json`, or `run.json` if `exp_name` is ""."""
     return Path(output_dir) / f"{exp_name + '_' if exp_name else ''}run.json"
 
 

@@ -93,7 +93,7 @@ class Saver:
         """Retry at the end of the run until all checkpoints and logs are written.
 
         Raises:
-            CheckpointError: they cannot be written within an hour, or not before a stop is requested.
+            CheckpointError: they cannot be written within an hour, or a stop is requested before they are written.
         """
         deadline = time.monotonic() + PATIENCE
         waits = itertools.chain(FIRST_WAITS, itertools.repeat(RETRY_SECONDS))

@@ -138,9 +138,9 @@ class RunState:
     def content(self, progress: Progress, tag: int | str) -> Iterator[dict[str, Any]]:
         """Yield the content of the checkpoint `tag`; all processes must enter this context.
 
-        In the main process the tensors of network, optimizer and task are in `LazyDict` dictionaries, which receive
-        those of other processes while they are written. The other processes send their tensors and get an empty
-        dictionary.
+        In the main process the tensors of network, optimizer and task are in `LazyDict` dictionaries. While these are
+        written, they receive the tensors of the other processes. The other processes send their tensors and get an
+        empty dictionary.
         """
         means = {"meters": self.epoch_meters.state(self.world), "window": self.window.state(self.world)}
         if self.stepper.gather_weights is not None:
@@ -195,7 +195,7 @@ class RunState:
         }
 
     def _weights(self) -> dict[str, Tensor]:
-        """Return the network's tensors by name, with the float32 copies of this process's optimizer for 16-bit weights.
+        """Return the network's tensors by name; float32 copies in this process's optimizer replace 16-bit weights.
 
         If the state is `scattered`, 16-bit weights without a copy are left out: another process has the copy.
         """
@@ -265,7 +265,7 @@ class RunState:
             CheckpointError: the checkpoint does not fit this run.
             ConfigError: its position is not between two updates of this run.
         """
-        self.task.load_extra_state(stored)  # first, because other classes are a better error than the head's shape
+        self.task.load_extra_state(stored)  # first, to report other classes as such, not as a head of another shape
         copies = self._load_weights(stored)
         state = stored_optimizer_state(stored.tensors, "optimizer")
         load_optimizer_state(self.stepper.optimizer, state, self.stepper.params, copies)
@@ -292,7 +292,10 @@ class RunState:
         )
 
     def _load_weights(self, stored: Checkpoint) -> dict[str, np.ndarray]:
-        """Restore the weights and return this process's parts of the float32 values of 16-bit parameters, by name."""
+        """Restore the weights and return the float32 values of 16-bit parameters by name.
+
+        Of a sharded parameter, this process's part is restored and returned.
+        """
         shards, copies = shards_of(self.task.model), {}
         for name, tensor in self.task.model.state_dict().items():
             value, shard = stored.model.get(name), shards.get(name)
@@ -335,7 +338,7 @@ class RunState:
                 )
 
     def _iterations(self, images: int) -> int:
-        """Return the number of iterations that read `images` images of an epoch, after which an update must end."""
+        """Convert a number of images read in an epoch to iterations; raise ConfigError unless an update ends there."""
         iterations, rest = divmod(images, self.images_per_iteration)
         if rest or not self.accumulation.is_start(iterations):
             raise ConfigError(

@@ -157,7 +157,7 @@ class VisualDLRecords(AppendedFile):
         super().__init__(log_dir / VISUALDL_FILE, "--log_dir")
 
     def add_scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Append one record at `step` for each scalar in `values`, by tag."""
+        """Append one record at `step` for each tag in `values`, with its scalar."""
         now = _milliseconds()
         self._add(self._make.scalar(tag=tag, value=value, step=step, walltime=now) for tag, value in values.items())
 
@@ -167,7 +167,7 @@ class VisualDLRecords(AppendedFile):
         self._add(self._make.image(tag=tag, image_array=x, step=step, walltime=now) for tag, x in images.items())
 
     def add_histograms(self, values: Mapping[str, npt.NDArray[np.float32]], step: int) -> None:
-        """Append the histogram of each array in `values`, by tag, as one record at `step`."""
+        """Append one record at `step` for each tag in `values`, with the histogram of its array."""
         now, counts = _milliseconds(), {tag: np.histogram(x, bins=BINS) for tag, x in values.items()}
         self._add(self._make.histogram(tag, *histogram, step, now) for tag, histogram in counts.items())
 
@@ -183,7 +183,7 @@ class VisualDLRecords(AppendedFile):
         self._texts |= new
 
     def add_hyper_parameters(self, values: Mapping[str, int | float | str], metrics: Iterable[str], step: int) -> None:
-        """Append the run's row in the table of hyper-parameters, unless there is one.
+        """Append the run's row in the table of hyper-parameters, unless the file already has it.
 
         VisualDL fills the columns `metrics`, which are tags of curves, with their newest values.
         """

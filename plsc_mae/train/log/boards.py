@@ -74,7 +74,7 @@ def _text(value: Any) -> str:
 
 
 class Board(Protocol):
-    """Receiver of a run's records; steps are updates, tags have the form group/name."""
+    """Receiver of a run's records; steps count updates, and tags have the form group/name."""
 
     def add_scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to the curve of each tag."""
@@ -103,7 +103,7 @@ class TensorBoardEvents:
 
     Args:
         log_dir: folder of the run's records.
-        step: finished updates. TensorBoard ignores the later records of earlier starts in the same folder.
+        step: finished updates. TensorBoard ignores records of later steps that earlier starts wrote to this folder.
 
     Raises:
         ConfigError: tensorboardX cannot be imported.

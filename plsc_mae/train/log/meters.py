@@ -81,8 +81,8 @@ class Values(NamedTuple):
 
     Attributes:
         names: names of the scalars.
-        sums_and_counts: float64 [2, n]: the values, 0 in place of values that are not finite; then 1 for a finite value
-            and 0 for another.
+        sums_and_counts: float64 [2, n]. Row 0 has the values, with 0 in place of non-finite ones; row 1 has 1 for each
+            finite value and 0 for each non-finite one.
     """
 
     names: tuple[str, ...]

@@ -23,7 +23,7 @@ from plsc_mae.train.log.tags import FIXED_FIELDS, SETTING_FIELDS, KeptRecords, e
 
 logger = logging.getLogger(__name__)
 
-RUN = "run"  # field of every record with the id of the run
+RUN = "run"  # name of the field with the id of the run, in every record
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
 SHORT_RUN = 60.0  # seconds to the end of a run below which its end is not announced
 
@@ -114,7 +114,7 @@ class RunLogger:
             lines = steps.keep(lambda record: position(record) <= (step, epoch, iteration))
             ended = epochs.keep(lambda record: record.get("epoch", 0) < epoch and record.get("step", 0) <= step)
             if visualdl is not None:
-                # VisualDL records have no iteration: of the last step, keep one per curve for each line of train.jsonl.
+                # VisualDL records have no iteration. So at `step`, keep one per curve for each line of train.jsonl.
                 last = sum(line.get("step") == step for line in lines)
                 visualdl.keep(KeptRecords(step, epoch, last, [line.get("step", 0) for line in ended]))
         except OSError as error:
@@ -243,7 +243,7 @@ class RunLogger:
     def _epoch_times(self, done: int) -> dict[str, float]:
         """Return the seconds of the epoch with its evaluation, and those to the end of the run after `done` epochs.
 
-        The result is {} if a run resumes after the last iteration of an epoch, which takes no time then.
+        The result is {} if a run resumes after the last iteration of an epoch, because no time was measured then.
         """
         if self._epoch_start is None:
             return {}

@@ -173,7 +173,8 @@ def first_bad_layer(network: nn.Layer, forward: Callable[[], Any]) -> str | None
         forward: runs the forward pass, after seeding the random generator itself.
 
     Returns:
-        The dotted name; None if no layer returned such a tensor, alone or in lists or tuples.
+        The dotted name; None if no such layer was found. Outputs other than tensors and lists or tuples of tensors are
+        not examined.
     """
     found: list[str] = []
 

@@ -57,7 +57,7 @@ def exchange_numbers(world: World, loss: Tensor, norm: Tensor, stop: int) -> Upd
 
 
 def _fill(count: int, value: float) -> list[Tensor]:
-    """Return a list with the float32 tensor of `count` times `value`; empty if `count` is 0."""
+    """Return a list of one float32 tensor with `count` elements equal to `value`; [] if `count` is 0."""
     return [paddle.full([count], value, "float32")] if count else []
 
 

@@ -70,7 +70,7 @@ class NonFinitePolicy:
             progress.rollbacks_in_a_row = 0
 
     def start_group(self) -> None:
-        """Start an accumulation group: clear its losses and save what skipping its update must restore."""
+        """Clear the losses for a new accumulation group; with --nan_policy skip, save the running statistics."""
         self._losses = []
         if self.config.nan_policy == "skip":  # the forward pass already changes running statistics
             self._buffers = [(buffer, buffer.clone().detach()) for buffer in self.state.task.model.buffers()]

@@ -37,7 +37,7 @@ class Observation(NamedTuple):
 
 
 class Observer(Protocol):
-    """Examination of the network between epochs, such as an evaluation; all processes must call it.
+    """Callable that examines the network between epochs, for example evaluates it; all processes must call it.
 
     Attributes:
         every: number of epochs between two calls; the observer is always called after the last epoch.
@@ -51,7 +51,7 @@ class Observer(Protocol):
         """Examine the network and return metrics and pictures; all processes must call.
 
         Args:
-            stop: stop requests to check meanwhile; None for none.
+            stop: request to check during the examination; None to run to the end in any case.
 
         Raises:
             DataError: images cannot be read, or features are not finite.

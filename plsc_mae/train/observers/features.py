@@ -72,9 +72,9 @@ class ImageEncoder:
     def __call__(
         self, images: ImageList, transform: Transform, stop: StopRequest | None = None, *, seed: int = 0
     ) -> Encoded:
-        """Return the features [n, D] of the readable images, as the array `MEAN` in the main process only.
+        """Encode the readable images; the main process returns their features [n, D] as the array `MEAN`.
 
-        All processes must call.
+        All processes must call; in the others the result has no arrays.
 
         Raises:
             DataError: images cannot be read, see --bad_image, or none can.
@@ -201,9 +201,10 @@ class OnlyImage:
 class RepresentationWatch(FeatureObserver):
     """Observer that needs no labels: it measures the features of fixed images, and the loss on some of them.
 
-    Rank, spread and uniformity are those of the images as they are evaluated. Alignment compares two views of each
-    image by the augmentation of the training, the same views every time. The loss is that of fixed crops and masks
-    without dropout; `fixed_loss_to_trivial` is the loss divided by that of the best trivial predictor there.
+    Rank, spread and uniformity are measured on the images under the evaluation transform. Alignment compares two views
+    of each image from the training augmentation; these views are the same at every call. The loss is that of fixed
+    crops and masks without dropout; `fixed_loss_to_trivial` is this loss divided by the loss of the best trivial
+    predictor on the same crops and masks.
 
     Args:
         encode: computes features.

@@ -25,8 +25,8 @@ from plsc_mae.optim import (
 from plsc_mae.parallel.world import World
 from plsc_mae.weights.reader import Checkpoint
 
-SECTION = "online_probe"  # name of its section in a checkpoint
-CLASSES = "online_probe_classes"  # name of its class names there
+SECTION = "online_probe"  # key of the probe's tensors in a checkpoint
+CLASSES = "online_probe_classes"  # key of the probe's class names in a checkpoint
 STATISTICS_SHARE = 0.1  # weight of the newest batch in the running statistics, as in batch normalization
 EPS = 1e-6
 
