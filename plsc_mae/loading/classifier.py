@@ -143,7 +143,7 @@ def _arguments(
 
     norm_pooled, batch_norm = has("fc_norm.weight"), has("fc_norm.running_mean")
     raw = batch_norm and not encoder["final_norm"]
-    # MAE-priv has a norm after the pooling even if it classifies the class token; its stored options distinguish these.
+    # MAE-priv has a norm after the pooling even if it classifies the class token, which only its stored options show.
     token_pooled = isinstance(options, dict) and bool(options.get("use_cls_token")) and encoder["class_token"]
     mean_pooled = not encoder["class_token"] if raw else norm_pooled and not token_pooled
     pooling: dict[str, Any] = {"global_pool": mean_pooled if global_pool is None else global_pool}

@@ -196,7 +196,7 @@ def warn_of_eps(encoder: VisionTransformer, stored: Checkpoint) -> None:
 
 
 def _warn_of_other_settings(model: ImageClassifier, stored: Checkpoint) -> None:
-    """Warn if a file states another epsilon or number of heads than the network has, since its features then differ."""
+    """Warn if a file states another epsilon or number of heads than the network has, because the features differ."""
     warn_of_eps(model.encoder, stored)
     trained = stated_heads(stored, "num_heads", model.encoder.embed_dim)
     if trained not in (None, model.num_heads):

@@ -85,7 +85,7 @@ def _other_sizes(task: Task, method: Method[Any], base: Checkpoint) -> dict[str,
 
 
 def _stated_heads(stored: Checkpoint, embed_dim: int, method: str) -> dict[str, int]:
-    """Return {option: number of attention heads} as a file states them; the decoder's only if `method` trained it."""
+    """Return {option: number of attention heads} as a file states them; the decoder's only for a file of `method`."""
     found = {"num_heads": stated_heads(stored, "num_heads", embed_dim)}
     if stored.meta.get("method") == method:
         found["decoder_num_heads"] = stated_heads(stored, "decoder_num_heads", None)
