@@ -28,8 +28,8 @@ COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate
 def run(config: PlotConfig) -> None:
     """Draw the loss or other metrics over optimizer steps, with the learning rate on a second axis.
 
-    With the loss of pre-training the picture has losses of trivial predictors, if trivial_losses.json has them. Metrics
-    of the print intervals are from train.jsonl, others, such as `knn_acc1`, from log.txt.
+    The loss of pre-training comes with the losses of trivial predictors if trivial_losses.json exists. Metrics of the
+    print intervals are read from train.jsonl, others, such as `knn_acc1`, from log.txt.
 
     Raises:
         DataError: the folder has no train.jsonl, or the picture cannot be written or has an unknown format.
@@ -97,7 +97,7 @@ def _label(name: str) -> str:
 
 
 def _records_with(name: str, intervals: Records, epochs: Records, log: Path) -> Records:
-    """Return the records with a number of a metric; without any, a ConfigError lists the names in both logs."""
+    """Return the records of the first log with numbers of a metric; raise ConfigError if neither has any."""
     for records in (intervals, epochs):
         if found := [record for record in records if isinstance(record.get(name), (int, float))]:
             return found

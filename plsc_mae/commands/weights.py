@@ -224,7 +224,7 @@ def run_diff(config: WeightsDiffConfig) -> int:
 
 
 def _read_both(config: WeightsDiffConfig) -> list[Checkpoint]:
-    """Read both files; values that are not finite may be compared too."""
+    """Read both files and allow values that are not finite."""
     both = []
     for i, path in enumerate((config.a, config.b)):
         key, prefix = (
