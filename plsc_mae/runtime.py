@@ -34,7 +34,7 @@ _added: dict[str, str] = {}  # by `apply_cpu_settings`, in this process
 
 
 def inherited_environment() -> dict[str, str]:
-    """Return the environment without the variables of `apply_cpu_settings`, for new processes, which add their own."""
+    """Return the environment for new processes: without what `apply_cpu_settings` added, since they add their own."""
     return {name: value for name, value in os.environ.items() if _added.get(name) != value}
 
 
