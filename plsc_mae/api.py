@@ -1,7 +1,7 @@
 """The Python API: `plsc_mae.train`, `plsc_mae.embed` and `plsc_mae.export`, for scripts and notebooks.
 
 The functions take the options of the commands by name, check them in the same way and raise the same errors, which are
-subclasses of `plsc_mae.errors.UserError`; messages name options as flags. Loader processes end even after an exception.
+subclasses of `plsc_mae.errors.UserError`; messages name options as flags. Loader processes end with the call.
 Only a hang (--hang_timeout) or, outside interactive sessions, a second Ctrl-C ends the interpreter. docs/python.md has
 examples.
 """
@@ -49,7 +49,7 @@ class TrainResult:
 
     Attributes:
         folder: output folder of the run.
-        checkpoint: the checkpoint of the run with the most updates, not counting damaged ones; None if it has none.
+        checkpoint: newest undamaged checkpoint of the run, by number of updates; None if it has no such checkpoint.
         best: checkpoint-best.pd of the run, which has the best validation metric; None if it does not exist.
         metrics: values by name, for example "train_loss" and "test_acc1". They are those of the last line of log.txt,
             or of train.jsonl if the run ended within an epoch; with `eval`, those of the evaluation. Empty without

@@ -73,7 +73,7 @@ def program() -> str:
 
 
 def use_style(*, quiet: bool = False, as_json: bool = False) -> None:
-    """Choose the form of the output on standard output; warnings and errors stay text on standard error.
+    """Choose the form of standard output; warnings and errors stay text on standard error.
 
     Args:
         quiet: True to print results only, and no progress bars.
@@ -254,8 +254,8 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pytho
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record; a forked process erases the bar of its parent, which redraws it later.
 
-        Control characters, which may come from the names of files, are escaped. In the style "json", the
-        text of a record for standard output is its event as JSON; without one, it is an event "message".
+        Control characters, which may come from the names of files, are escaped. In the style "json", a
+        record for standard output becomes its event as JSON, or an event "message" if it has no event.
         """
         if _style == "json" and record.levelno < logging.WARNING:
             return printed_json(getattr(record, "event", {"event": "message", "message": record.getMessage()}))

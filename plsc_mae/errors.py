@@ -57,7 +57,7 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A weight, checkpoint or log file, or an output folder, that cannot be read, written or used for the purpose."""
+    """A weight file, checkpoint, log file or output folder that cannot be read, written or used as intended."""
 
 
 class FolderError(UserError):

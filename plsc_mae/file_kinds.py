@@ -124,7 +124,7 @@ class ForeignLine(NamedTuple):
     Attributes:
         number: number of the line in the file, from 1.
         byte: its first byte that is not UTF-8.
-        content: the line without blanks around it; of a longer line, at most 1 MiB.
+        content: the line, at most 1 MiB of it, without blanks around it.
     """
 
     number: int
@@ -229,7 +229,7 @@ def _is_tfrecord(head: bytes) -> bool:
 
 
 def _is_ascii_beside_zeros(characters: bytes, others: bytes) -> bool:
-    """Return whether every second byte is ASCII text and the `others` are 0, as in UTF-16 without a byte order mark."""
+    """Return whether `characters` are ASCII text and the `others` between them are 0, as in UTF-16 without its mark."""
     is_text = characters.isascii() and characters.translate(None, _CONTROLS) == characters
     return is_text and len(others) > 1 and not any(others)
 

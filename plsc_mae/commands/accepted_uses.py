@@ -1,4 +1,4 @@
-"""Trial of the commands that `plsc-mae weights inspect` prints; if its network refuses the file, the reason is printed.
+"""Trial of each command that `plsc-mae weights inspect` prints; if its network refuses the file, the reason is printed.
 
 The networks are built without values, and only names and shapes of tensors are compared, so this takes little memory.
 """

@@ -107,7 +107,7 @@ def _ports(config: BoardConfig) -> Iterator[int]:
 
 
 def _shown_host(host: str) -> str:
-    """Return `host` as the URL to open has it: this machine's name if it means all addresses, IPv6 in brackets."""
+    """Return the host in the URL: this machine's name if `host` means all addresses, else `host`, IPv6 in brackets."""
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host

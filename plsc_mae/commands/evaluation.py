@@ -87,7 +87,7 @@ def evaluate(
 
 
 def _evaluate_part(task: ClassifyTask, part: EvaluationPart, evaluation: Evaluation) -> _Result:
-    """Evaluate the network on a part, whose classes alone it can predict; all processes must call.
+    """Evaluate the network on a part, with the classes of the part as its only choices; all processes must call.
 
     Raises:
         CheckpointError: the loss is not finite.

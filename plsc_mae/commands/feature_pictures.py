@@ -28,7 +28,7 @@ MAX_DIGITS = 6  # decimals of a cosine in float32
 
 
 class ImageFeatures(NamedTuple):
-    """Features of images, together with the images, for pictures of both.
+    """Features of images, together with the images to draw.
 
     Attributes:
         features: [n, D].
@@ -101,7 +101,7 @@ def save_neighbors(path: Path, command: str, queries: ImageFeatures, bank: Image
 
 
 def distinct_digits(rows: Sequence[Sequence[float]]) -> int:
-    """Return the fewest decimals, 3 to MAX_DIGITS, that distinguish unequal cosines of a row, also from 1."""
+    """Return the fewest decimals, 3 to MAX_DIGITS, that keep unequal cosines of a row distinct, also from 1."""
     values = [{1.0, *(round(value, MAX_DIGITS) for value in row)} for row in rows]
     for digits in range(3, MAX_DIGITS):
         if all(len({f"{value:.{digits}f}" for value in row}) == len(row) for row in values):
@@ -138,5 +138,5 @@ def neighbors_path(path: Path) -> Path:
 
 
 def map_path(path: Path, method: MapMethod) -> Path:
-    """Return the path of the map that `method` makes of the file of features `path`, in the same folder."""
+    """Return the path of the map by `method` for the file of features `path`, in the same folder."""
     return path.with_name(f"{path.stem}-{method}.png")

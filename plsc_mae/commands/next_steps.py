@@ -1,4 +1,4 @@
-"""The last lines of a run: commands for its result, ready to copy where the path of the images is known."""
+"""The last lines of a run: commands that use its result, with DIR in place of a path of images that is unknown."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def _plans_this_gpu(config: PlannedRun) -> bool:
 
 
 def _at_available_precision(config: PlannedRun) -> PlannedRun:
-    """Return `config`, but without --amp if the plan is for this machine's GPU and that computes in float32 only."""
+    """Return `config`, but without --amp if the plan is for this machine's GPU and that GPU lacks mixed precision."""
     if not _plans_this_gpu(config):
         return config
     precision = choose_precision(config.amp, config.amp_dtype, True, config.amp_level)

@@ -28,7 +28,7 @@ COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate
 def run(config: PlotConfig) -> None:
     """Draw the loss or other metrics over optimizer steps, with the learning rate on a second axis.
 
-    The loss of pre-training comes with the losses of trivial predictors if trivial_losses.json exists. Metrics of the
+    If the loss of pre-training is drawn, so are the losses of trivial predictors in trivial_losses.json. Metrics of the
     print intervals are read from train.jsonl, others, such as `knn_acc1`, from log.txt.
 
     Raises:

@@ -96,7 +96,7 @@ def _heads(flag: str, part: Sizes) -> str:
 
 
 def _classifier(method: str, encoder: Sizes) -> str:
-    """Return the options of a classifier of the encoder's sizes: the nearest --model, and differences from it."""
+    """Return the options of a classifier of the encoder's sizes: the nearest --model and flags for its differences."""
     recipe = load_recipe(method)
     wanted = {name: encoder[name] for name in ("patch_size", "embed_dim", "depth", "num_heads")}
     named = [recipe.base_model, *fnmatch.filter(VARIANTS, recipe.models)]
