@@ -284,7 +284,6 @@ def _run(argv: list[str]) -> int:
 
 
 def _resolve(name: str, words: Sequence[str]) -> Any:
-    """Resolve the words after a command into its config."""
     command = COMMANDS[name]
     return parse(
         words, command.configs, prog=f"plsc-mae {name}", positional=command.positional, summary=command.summary

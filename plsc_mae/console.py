@@ -129,7 +129,7 @@ def write_error(text: str, *, interrupted: bool = False) -> None:
 
 
 def _fitted(text: str, stream: TextIO, indent: int = 2) -> str:
-    """Wrap a text for a terminal; text for a file or a pipe stays on its lines, for programs that search it."""
+    """Wrap a text if `stream` is a terminal; else return it unchanged, for programs that search the lines."""
     return wrap(text, shutil.get_terminal_size().columns, indent=indent) if stream.isatty() else text
 
 

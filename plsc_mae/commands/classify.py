@@ -212,7 +212,6 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
 
 
 def _read_trained(config: ClassifyConfig) -> Trained:
-    """Read the checkpoint of the classifier to evaluate."""
     stored = weights.read_network(config.resume or config.finetune, config.model_key, config.model_prefix)
     return Trained(stored, read_head(base_of(stored), config.classes), stored_kind(stored.meta, stored.path))
 

@@ -139,7 +139,6 @@ def _validation_table(
 
 
 def _take_fraction(config: ClassifyConfig, train: LabeledImages, *, dense: bool) -> LabeledImages:
-    """Return the share --train_fraction of the training images."""
     share, seed = config.train_fraction, config.seed
     rows = fraction_of_all(len(train), share, seed) if dense else fraction(train, share, seed)
     logger.info(

@@ -129,7 +129,6 @@ class _Content(NamedTuple):
 
 
 def _content(path: str) -> _Content | None:
-    """Return the `_Content` of a file; None if it cannot be read."""
     try:
         raster = open_values(path)
         dtype = raster.read(slice(0, 1), slice(0, 1)).dtype

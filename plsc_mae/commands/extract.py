@@ -91,7 +91,6 @@ def check_destination(config: ExtractConfig) -> None:
 
 
 def _pictures(config: ExtractConfig) -> list[Path]:
-    """Return the paths of the pictures that the options ask for."""
     path = Path(config.save_path)
     return [*([neighbors_path(path)] if config.num_pictures else []), *(map_path(path, each) for each in config.map)]
 

@@ -318,7 +318,7 @@ def _add_classifier(found: Inspection, base: Checkpoint, stored: Checkpoint) -> 
 
 
 def _config(found: Inspection, base: Checkpoint) -> PretrainConfig | None:
-    """Infer the options of pre-training; on failure note the reason and return None."""
+    """Infer the options of pre-training; on failure add the reason to `found.misfits` and return None."""
     try:
         return training_config(base, {})
     except UserError as error:

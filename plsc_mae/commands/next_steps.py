@@ -101,7 +101,7 @@ def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> 
 
 
 def _single_process(config: ClassifyConfig) -> str:
-    """Return the flags that undo a division of the network among processes, with leading spaces."""
+    """Return the flags that undo a division of the network among processes, with leading spaces; "" if undivided."""
     flags = " --tensor_parallel 1" if config.tensor_parallel > 1 else ""
     if config.pipeline_parallel > 1:
         flags += " --pipeline_parallel 1" + (" --micro_batches none" if config.micro_batches is not None else "")

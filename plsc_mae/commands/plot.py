@@ -92,7 +92,7 @@ def _draw_levels(axes: Any, trivial: Mapping[str, Any], names: Sequence[str]) ->
 
 
 def _label(name: str) -> str:
-    """Return a metric's name with the values that mean collapsed and even features, if it is such a statistic."""
+    """Return a metric's name; for a statistic in EXTREMES, add its values for collapsed and for even features."""
     return f"{name} ({EXTREMES[name]})" if name in EXTREMES else name
 
 

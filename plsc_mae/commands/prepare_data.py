@@ -143,7 +143,6 @@ def _class_folder(images: ImageList, number: int) -> str:
 
 
 def _digest(images: ImageList) -> str:
-    """Return a digest of the names and labels of the images."""
     digest = hashlib.sha256(repr(images.classes).encode("utf-8", "surrogateescape"))
     for path in images.paths:
         digest.update(os.fsencode(path) + b"\0")

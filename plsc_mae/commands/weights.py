@@ -178,7 +178,6 @@ def _sizes(sizes: Mapping[str, Any]) -> str:
 
 
 def _tabulated(lines: list[TensorLine]) -> list[str]:
-    """Return the lines of a table of tensors."""
     width = max(len(line.name) for line in lines)
     shapes = [" x ".join(map(str, line.shape)) or "scalar" for line in lines]
     room = max(map(len, shapes))
