@@ -131,7 +131,7 @@ def _report(kind: LabelKind, result: _Result) -> Report:
 
 
 def _summarize_corruptions(errors: Mapping[str, list[float]]) -> tuple[dict[str, float], str]:
-    """Return (metrics of all corruptions, line to print); `errors` has the top-1 errors in percent, one per severity."""
+    """Return (metrics of all corruptions, line to print); `errors` has top-1 errors in percent, one per severity."""
     counted = [values for name, values in errors.items() if name in ALEXNET_ERRORS] or list(errors.values())
     metrics = {"error": float(np.mean(counted))}
     mce = mean_corruption_error(errors)
