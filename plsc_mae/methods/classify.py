@@ -181,7 +181,7 @@ class ClassifyTask(Task):
             self.average.update()
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Return the outline of the encoder over whole images, frozen in probes, and of attentive blocks, if any."""
+        """Return the outline: the encoder over whole images, frozen in probes, and attentive blocks, if any."""
         model, encoder = self.model, self.model.encoder
         tokens, width, tuned = encoder.num_patches + encoder.num_prefix_tokens, encoder.embed_dim, model.probe == "none"
         images = FLOAT32 * batch_size * encoder.in_chans * encoder.img_size[0] * encoder.img_size[1]

@@ -249,7 +249,7 @@ class ClassifierRecipe(Generic[ClassifyT]):
         arguments: maps options to arguments of `ImageClassifier`, except the sizes.
         models: shell pattern of its registered classifiers for images of 224 pixels.
         base_model: registered classifier to suggest if no registered one has the sizes of an encoder.
-        flags: maps the sizes of an encoder to additional flags that its classifier needs, with a leading space; to ""
+        flags: maps the sizes of an encoder to additional flags that its classifier needs, with a leading space; ""
             if it needs none.
         norm_into_fc_norm: whether the norm after mean pooling is loaded from the encoder's final norm.
         head_std: standard deviation of the head's weights when fine-tuning starts from a checkpoint; None keeps the

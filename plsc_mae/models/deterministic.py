@@ -52,6 +52,6 @@ def table_rows(table: Tensor, ids: Tensor) -> Tensor:
     """Look up the rows [..., D] of `table` [N, D] at `ids`, int64 [...]; ids may repeat.
 
     The gradient of `paddle.gather` always sums repeated rows by atomic additions on GPU; that of F.embedding does not
-    if FLAGS_embedding_deterministic is set. On CPU both give the same bits.
+    if FLAGS_embedding_deterministic is set. On CPU the two give identical gradients.
     """
     return F.embedding(ids, table)
