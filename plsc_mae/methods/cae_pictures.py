@@ -57,7 +57,9 @@ def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[in
 def mean_patch_drawing(
     pixels: Tensor, tokens: Tensor, num_classes: int, grid: tuple[int, int], patch_size: int
 ) -> DrawTokens:
-    """Return a function that draws a token as the mean of all patches with this token, or mid-gray if there are none.
+    """Return a function that draws each token as the mean of all patches with this token.
+
+    A token that no patch has is drawn in mid-gray.
 
     Args:
         pixels: images [B, C, H, W] in [0, 1] whose patches are averaged.

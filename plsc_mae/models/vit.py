@@ -130,8 +130,8 @@ class VisionTransformer(nn.Layer):
         norm_eps: eps of the blocks' layer norms (LiBai: 1e-5); that of the final norm is 1e-6.
         qk_norm: whether attention normalizes queries and keys, see `Attention`.
         register_tokens: number R of learned tokens between the class token and the patches (Darcet et al. 2024).
-        prefix_positions: number of leading tokens that have a row in the position table: none, the class token, or class
-            and register tokens. None means the number of class tokens, 0 or 1.
+        prefix_positions: number of leading tokens that have a row in the position table: 0, the number of class
+            tokens (0 or 1), or the number of class and register tokens. None means the number of class tokens.
 
     Raises:
         ConfigError: a side is not a multiple of the patch size, or the width not a multiple of 4 and of the number of
