@@ -44,8 +44,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         differences: largest absolute difference of every output; empty if the outputs were not compared.
-        relative: largest ratio of a difference to the largest expected magnitude in its output, or to 1 if that is
-            larger; 0 if the outputs were not compared.
+        relative: largest difference of an output divided by its largest expected magnitude or, if that is smaller, by
+            1; the maximum over the outputs. 0 if the outputs were not compared.
         obstacle: reason why the outputs were not compared; "" if they were.
     """
 
