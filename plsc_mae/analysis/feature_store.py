@@ -176,7 +176,7 @@ class FeatureStore:
         self._restore()
 
     def _restore(self) -> None:
-        """Adopt the recorded progress, or remove the files if there is none or the identity differs."""
+        """Adopt the recorded progress, or remove the files if no progress is recorded or the identity differs."""
         stored = self._stored()
         if stored is None:  # new, or killed before the first record
             self._clear()

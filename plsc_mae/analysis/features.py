@@ -357,7 +357,6 @@ def require_finite_features(arrays: Mapping[str, npt.NDArray[np.float32]], origi
 
 
 def _rows_not_finite(array: npt.NDArray[Any]) -> list[int]:
-    """Return the indices of the rows with a NaN or infinite value, checking one block of rows at a time."""
     step = max(1, CHECKED_BYTES // max(1, array[:1].nbytes))
     found: list[int] = []
     for start in range(0, len(array), step):

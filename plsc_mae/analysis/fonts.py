@@ -90,7 +90,6 @@ class Lettering:
                 left += font.getlength(part)
 
     def _parts(self, line: str) -> Iterator[tuple[Font, str]]:
-        """Yield (font, part of a line in this font)."""
         if line.isascii():
             yield self._own, line
             return
@@ -160,7 +159,7 @@ def _plain_name(path: str) -> str:
 
 @cache
 def _characters(path: str) -> frozenset[int]:
-    """Return the code points of a font's characters; none if the font cannot be used for text."""
+    """Return the code points of a font's characters; the set is empty if it cannot draw text."""
     from matplotlib.ft2font import FT2Font
 
     if any(part in _plain_name(path) for part in _NO_TEXT):

@@ -78,7 +78,7 @@ def _fitted(text: str, lettering: Lettering, width: int) -> str:
 
 
 def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
-    """Project features [n, D], n >= 3, divided by their lengths, to positions [n, 2] in [0, 1].
+    """Divide features [n, D], n >= 3, by their lengths, and project them to positions [n, 2] in [0, 1].
 
     "pca" takes the first two principal components. "tsne" (van der Maaten and Hinton 2008; scikit-learn) and "umap"
     (McInnes et al. 2018; umap-learn) start from the first 50 components. Both axes have the same scale. If all features

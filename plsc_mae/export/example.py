@@ -187,7 +187,6 @@ def _reading(pixel_format: PixelFormat) -> dict[str, str]:
 
 
 def _class_lines(kind: LabelKind) -> str:
-    """Return the lines that print the predictions of a classifier."""
     ranked = kind.values == "probabilities"
     return _CLASSES.format(
         activation=kind.activation,

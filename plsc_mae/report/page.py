@@ -128,7 +128,7 @@ def _link(document: str) -> str:
 
 
 def bullets(texts: Sequence[str]) -> str:
-    """Return plain texts as an HTML list; "" if there are none."""
+    """Return plain texts as an HTML list; "" if `texts` is empty."""
     return f"<ul>{''.join(f'<li>{_lines(text)}</li>' for text in texts)}</ul>" if texts else ""
 
 

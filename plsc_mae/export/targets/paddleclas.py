@@ -122,7 +122,7 @@ with paddle.no_grad():
     def _registered(content: Content, *, plain: bool) -> tuple[str, dict[str, Any]]:
         """Return the name of the registered network of these sizes, and its further arguments.
 
-        If there is none, return "" and the arguments of the class.
+        If PaddleClas registers no such network, return "" and the arguments of the class.
         """
         encoder = content.encoder
         sizes = (encoder.embed_dim, len(encoder.blocks), encoder.blocks[0].attn.num_heads, encoder.patch_size)
