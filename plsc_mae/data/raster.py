@@ -92,7 +92,7 @@ class PillowRaster:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and number of bands; only several bands of more than 8 bits are decoded for it."""
+        """Height, width and number of bands; a file is decoded for them only with several deep bands."""
         mode = self._image.mode
         if mode in ("I", "F") or mode.startswith("I;16") or (self._gray and not self._is_deep):
             bands = 1
