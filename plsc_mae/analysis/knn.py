@@ -130,8 +130,8 @@ def nearest_neighbors(bank: Features, queries: Features, k: int) -> tuple[Simila
 class _Neighbors:
     """The k nearest bank features of a block of queries.
 
-    Candidates from later blocks of the bank are collected, and merged once their number is that of the results. With a bank
-    in random order this takes about log2(N / BANK_BLOCK) merges, instead of one per block of the bank.
+    Candidates from later blocks of the bank are collected, and merged once their number is that of the results. With a
+    bank in random order this takes about log2(N / BANK_BLOCK) merges, instead of one per block of the bank.
 
     Args:
         similarities: array [rows, k] for the result.
