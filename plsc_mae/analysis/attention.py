@@ -38,7 +38,7 @@ def attention_maps(encoder: VisionTransformer, images: Tensor) -> list[npt.NDArr
 
 @contextmanager
 def recorded_blocks(encoder: VisionTransformer, indices: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Record the softmax weights, averaged over the heads, of some blocks in forward passes within the context.
+    """Record the head-averaged softmax weights of some blocks in the forward passes within the context.
 
     In contrast to `attention_maps`, the weights of single heads are in memory for one block at a time, and blocks that
     are not recorded can use a flash kernel.

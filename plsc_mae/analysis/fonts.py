@@ -1,9 +1,9 @@
 """Fonts for names of any script in pictures of Pillow and Matplotlib.
 
 Text in ASCII is drawn in the default font of each library. In other text, each character is drawn in the first of
-these fonts that contains it: the file that PLSC_MAE_FONT names, DejaVu Sans of Matplotlib, the fonts of the system. In
-Matplotlib's pictures, Matplotlib's default font comes before these. A name with a character that none of them contains
-is replaced by its number.
+these fonts that contains it: the file that PLSC_MAE_FONT names, DejaVu Sans of Matplotlib, the fonts of the system. A
+name with a character that none of these contains is replaced by its number. In Matplotlib's pictures, Matplotlib's
+default font is tried before them.
 """
 
 from __future__ import annotations
