@@ -11,7 +11,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line, as `plsc_mae.cli.main` does; a Ctrl-C while that module loads causes no traceback either.
 
-    One of several processes does not return: it ends here with the exit code.
+    A process that has joined others does not return: it ends here with the exit code.
     """
     try:
         if "_ARGCOMPLETE" in os.environ:  # the shell requests completions

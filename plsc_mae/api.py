@@ -1,7 +1,7 @@
 """The Python API: `plsc_mae.train`, `plsc_mae.embed` and `plsc_mae.export`, for scripts and notebooks.
 
 The functions take the options of the commands by name, check them in the same way and raise the same errors, which are
-subclasses of `plsc_mae.errors.UserError`; messages name options as flags. Loader processes end also after an exception.
+subclasses of `plsc_mae.errors.UserError`; messages name options as flags. Loader processes end with the call.
 Only a hang (--hang_timeout) or, outside interactive sessions, a second Ctrl-C ends the interpreter. docs/python.md has
 examples.
 """
@@ -49,10 +49,10 @@ class TrainResult:
 
     Attributes:
         folder: output folder of the run.
-        checkpoint: undamaged checkpoint in the folder with the most updates; None without one.
-        best: checkpoint-best.pd in the folder, with the best validation metric; None without one.
-        metrics: values of the last line of log.txt by name, for example "train_loss" and "test_acc1"; of the last line
-            of train.jsonl if the run has ended within an epoch; with `eval`, those of the evaluation. Empty without
+        checkpoint: newest undamaged checkpoint of the run, by number of updates; None if it has no such checkpoint.
+        best: checkpoint-best.pd of the run, which has the best validation metric; None if it does not exist.
+        metrics: values by name, for example "train_loss" and "test_acc1". They are those of the last line of log.txt,
+            or of train.jsonl if the run ended within an epoch; with `eval`, those of the evaluation. Empty without
             logs.
     """
 
@@ -69,7 +69,7 @@ class ExportResult:
     Attributes:
         folder: output folder.
         files: paths of the files of the export.
-        verdict: sentence about the comparison with the network, or about the reason why there was none.
+        verdict: sentence that gives the result of the comparison with the network, or why there was no comparison.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Embedding(np.ndarray[Any, np.dtype[np.float32]]):
 
     Attributes:
         paths: paths of the n images relative to their folder, or their places in the sequence, such as "data[0]".
-            Arrays computed from this one, and parts of it, have none.
+            For arrays computed from this one and for slices, it is ().
     """
 
     paths: Sequence[str] = ()
@@ -112,8 +112,8 @@ def train(
         method: name of the method (--method), if `model` does not determine it.
         phase: the command: "pretrain", "finetune" or "linprobe".
         eval_data: labeled validation images (--eval_data_path), in the same forms as `data`.
-        task: in pre-training, a task in place of the method's, with the method's batches and options of optimizer and
-            schedule. For a classifier, the kind of labels (--task).
+        task: in pre-training, a `Task` that replaces the method's own; batches, optimizer and schedule stay those of
+            the method. For a classifier, the name of the kind of labels (--task).
         options: further options of the command; `config` is a YAML file or the name of a recipe.
 
     Raises:
@@ -154,8 +154,8 @@ def embed(
     Args:
         data: a folder or list file (--data_path), or a sequence of images or of pairs of an image and a label.
         model: checkpoint of plsc_mae or of another code base (--model_path).
-        out: file to write too, .npz, .safetensors or .parquet (--save_path); it also has labels and class names.
-        options: further options of `plsc-mae extract`, with one of `layers` and one of `tokens`.
+        out: file to write as well, .npz, .safetensors or .parquet (--save_path); it also has labels and class names.
+        options: further options of `plsc-mae extract`; `layers` and `tokens` may have only one value each.
 
     Raises:
         UserError: options, images, checkpoint or file cannot be used.
@@ -214,7 +214,7 @@ def export(
 
 
 def _merge(function: str, own: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a call: `options`, and the parameters `own` that are not None, which must differ."""
+    """Return `options` together with the parameters `own` that are not None; raise ConfigError if a name is in both."""
     given = {name: value for name, value in own.items() if value is not None}
     if twice := sorted(given.keys() & options.keys()):
         raise ConfigError(f"{function} got {twice[0]} twice, as an option and as one of its first arguments; give one")
@@ -222,7 +222,7 @@ def _merge(function: str, own: Mapping[str, Any], options: Mapping[str, Any]) ->
 
 
 def _resolve(values: Mapping[str, Any], configs: Mapping[str, type], function: str) -> Any:
-    """Return the config of a call, and let messages name its options."""
+    """Return the config of a call; from then on messages suggest only its options."""
     config = from_options(values, configs, prog=function)
     use_flags(vocabulary(type(config)) | (set() if "" in configs else {"method"}))
     return config
@@ -256,7 +256,7 @@ def _in_memory(data: Any, name: str, pixel_format: PixelFormat, *, labeled: bool
 
 @contextlib.contextmanager
 def _session() -> Iterator[None]:
-    """Show the log during a call; after it, end loader processes and return to the device of the caller."""
+    """Show the log during a call; after it, end loader processes and restore the caller's device."""
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
         raise ConfigError("the Python API runs in one process; start several with `plsc-mae launch`")
     device = paddle.get_device()

@@ -1,4 +1,7 @@
-"""The program `plsc-mae`: it finds the command, resolves its options and runs it. Only the run imports Paddle."""
+"""The program `plsc-mae`: it finds the command, resolves its options and runs it.
+
+Paddle is imported only when the command runs.
+"""
 
 from __future__ import annotations
 
@@ -281,7 +284,6 @@ def _run(argv: list[str]) -> int:
 
 
 def _resolve(name: str, words: Sequence[str]) -> Any:
-    """Resolve the words after a command into its config."""
     command = COMMANDS[name]
     return parse(
         words, command.configs, prog=f"plsc-mae {name}", positional=command.positional, summary=command.summary
@@ -289,7 +291,7 @@ def _resolve(name: str, words: Sequence[str]) -> Any:
 
 
 def _resolve_launch(words: Sequence[str]) -> Launch:
-    """Resolve the words after `launch`; mistakes of the command to start are found before any process starts."""
+    """Resolve the words after `launch`, and check those of the command to start before any process starts."""
     own, started = split_launch(words)
     options: LaunchConfig = _resolve("launch", own)
     parallel = ", ".join(name for name, command in COMMANDS.items() if command.parallel)

@@ -1,7 +1,7 @@
 """The console: log lines, warnings, errors and progress bars share one terminal without overwriting each other.
 
-Progress, results, warnings and errors of a run are printed here, so that `use_style` can choose the output: text for
-people, only results, warnings and errors, or a JSON object per line for programs.
+Progress, results, warnings and errors of a run are printed here, so that `use_style` can choose the output: everything
+as text, only the results, warnings and errors, or a JSON object per line for programs.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def wrap(text: str, width: int | None = None, *, indent: int = 2) -> str:
 
     Args:
         text: the text; its own line breaks are kept.
-        width: width of the terminal in columns, of which the last stays free; None takes that of the terminal on
-            standard output, or FILE_COLUMNS without one.
+        width: width of the terminal in columns, of which the last stays free; None means the width of the
+            terminal on standard output, or FILE_COLUMNS if the output goes to a file or a pipe.
         indent: number of spaces before continuation lines.
     """
     width = max((width or columns() or FILE_COLUMNS) - 1, 20)
@@ -58,7 +58,11 @@ def wrap(text: str, width: int | None = None, *, indent: int = 2) -> str:
 
 
 def program() -> str:
-    """Return the command that starts this program again: `plsc-mae` if the PATH leads to it, else one with a path."""
+    """Return the shell command that starts this program again.
+
+    It is `plsc-mae` if the shell finds this program under that name, else the path of the script; without a script, it
+    is `python -m plsc_mae` with the path of the interpreter.
+    """
     own = sys.argv[0]
     if Path(own).name == PROGRAM and shutil.which(PROGRAM) != own:
         return shlex.quote(own)
@@ -69,7 +73,7 @@ def program() -> str:
 
 
 def use_style(*, quiet: bool = False, as_json: bool = False) -> None:
-    """Choose what reports, results and log print on standard output; warnings and errors stay text on standard error.
+    """Choose the form of standard output; warnings and errors stay text on standard error.
 
     Args:
         quiet: True to print results only, and no progress bars.
@@ -103,7 +107,7 @@ def print_result(text: str, event: Mapping[str, Any]) -> None:
 
 
 def printed_json(content: Any, indent: int | None = None) -> str:
-    """Return content as JSON for standard output: in ASCII unless that is UTF-8."""
+    """Return `content` as JSON for standard output, escaping characters outside ASCII unless its encoding is UTF-8."""
     if codecs.lookup(sys.stdout.encoding or "ascii").name == "utf-8":
         return as_json(content, indent)
     return json.dumps(content, indent=indent)
@@ -125,19 +129,22 @@ def write_error(text: str, *, interrupted: bool = False) -> None:
 
 
 def _fitted(text: str, stream: TextIO, indent: int = 2) -> str:
-    """Wrap a text for a terminal; text for a file or a pipe stays on its lines, for programs that search it."""
+    """Wrap a text if `stream` is a terminal; else return it unchanged, for programs that search the lines."""
     return wrap(text, shutil.get_terminal_size().columns, indent=indent) if stream.isatty() else text
 
 
 def after_interrupt(text: str) -> str:
-    """Return `text` for standard error after Ctrl-C: on a terminal, which has echoed ^C, it begins on a new line."""
+    """Return `text` for standard error after Ctrl-C.
+
+    On a terminal, which has echoed ^C, the text begins on a new line; elsewhere it is unchanged.
+    """
     return f"{ERASE_LINE}\n{text}" if sys.stderr.isatty() else text
 
 
 def raise_interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, as Python's own handler of SIGINT does.
 
-    `plsc_mae.__main__` installs this handler, so that `plsc_mae.train.signals` knows a process of the command line.
+    `plsc_mae.__main__` installs this handler, by which `plsc_mae.train.signals` recognizes the command line.
     """
     signal.default_int_handler(number, frame)
 
@@ -158,7 +165,7 @@ def log_to_console(*, main: bool) -> None:
     log.setLevel(logging.INFO if main else logging.WARNING)
     log.propagate = False
     if sys.stderr.isatty():
-        warnings.showwarning = _show_warning  # those of Paddle and NumPy would break the bar, too
+        warnings.showwarning = _show_warning  # warnings of Paddle and NumPy would break the bar, too
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
@@ -247,8 +254,8 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pytho
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record; a forked process erases the bar of its parent, which redraws it later.
 
-        Control characters, which may come from the names of files, are escaped. In the style "json", a record for
-        standard output is its event, or else an event "message".
+        Control characters, which may come from the names of files, are escaped. In the style "json", a
+        record for standard output becomes its event as JSON, or an event "message" if it has no event.
         """
         if _style == "json" and record.levelno < logging.WARNING:
             return printed_json(getattr(record, "event", {"event": "message", "message": record.getMessage()}))

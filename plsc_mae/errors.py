@@ -1,7 +1,7 @@
 """Errors reported as one sentence, without a traceback.
 
-The command line prints the sentence of a `UserError` and exits with its `exit_code`. Exceptions that are neither of
-these, nor `Stopped`, nor caused by Ctrl-C or a closed pipe, are bugs of plsc_mae and keep their traceback.
+The command line prints the sentence of a `UserError` and exits with its `exit_code`. Other exceptions are bugs of
+plsc_mae and keep their traceback, except `Stopped` and those caused by Ctrl-C or a closed pipe.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ _flags: frozenset[str] | None = None
 
 
 def use_flags(names: Collection[str] | None) -> None:
-    """Set the options of the running command, among which messages choose their advice; None allows all."""
+    """Set the options of the running command; messages then suggest no others. None allows all."""
     global _flags
     _flags = None if names is None else frozenset(names)
 
 
 def flag(*names: str) -> str:
-    """Return `--NAME` for the first of several options that the running command has, else the first name alone."""
+    """Return `--NAME` for the first of `names` that is an option of the running command.
+
+    If there is no such option, return `names[0]` without dashes.
+    """
     return next((f"--{name}" for name in names if _has(name)), names[0])
 
 
 def remedies(*phrases: str) -> str:
-    """Join alternatives by commas and "or", without those that name a flag that the running command lacks.
+    """Join phrases by commas and "or", except those with a flag that the running command lacks.
 
-    If no alternative is left, the result is "".
+    If no phrase is left, the result is "".
     """
     possible = [text for text in phrases if all(_has(name) for name in re.findall(r"--(\w+)", text))]
     return ", or ".join([*([", ".join(possible[:-1])] if possible[1:] else []), *possible[-1:]])
@@ -54,7 +57,7 @@ class DataError(UserError):
 
 
 class CheckpointError(UserError):
-    """A weight, checkpoint or log file, or an output folder, that cannot be read, written or used for the purpose."""
+    """A weight file, checkpoint, log file or output folder that cannot be read, written or used as intended."""
 
 
 class FolderError(UserError):

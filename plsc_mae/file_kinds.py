@@ -119,7 +119,13 @@ def read_head(path: str | Path) -> bytes:
 
 
 class ForeignLine(NamedTuple):
-    """A line outside UTF-8: its number in the file, from 1, its first wrong byte, and its content, at most 1 MiB."""
+    """A line that is not UTF-8.
+
+    Attributes:
+        number: number of the line in the file, from 1.
+        byte: its first byte that is not UTF-8.
+        content: the line, at most 1 MiB of it, without blanks around it.
+    """
 
     number: int
     byte: int
@@ -127,7 +133,7 @@ class ForeignLine(NamedTuple):
 
     @property
     def gbk(self) -> str:
-        """The line read as GBK, "" if it is not GBK."""
+        """The line decoded as GBK; "" if it is not GBK."""
         return gbk_text(self.content)
 
     def __str__(self) -> str:
@@ -135,7 +141,7 @@ class ForeignLine(NamedTuple):
 
 
 def first_foreign_line(path: str | Path) -> ForeignLine | None:
-    """Return the first line outside UTF-8, without blanks around it; None if the whole file is UTF-8.
+    """Return the first line of a file that is not UTF-8; None if the whole file is UTF-8.
 
     Raises:
         OSError: the file cannot be read.
@@ -176,7 +182,7 @@ def recognize(head: bytes) -> FileKind | None:
 def require_text(path: str | Path, where: str, expected: str, error: type[UserError]) -> None:
     """Raise `error` if a regular file is UTF-16 text, a Git LFS pointer, or neither text nor empty.
 
-    Pipes, as of `<(command)`, are not examined.
+    Pipes, such as those of `<(command)`, are not examined.
 
     Args:
         path: the file.
@@ -211,7 +217,7 @@ def _is_old_tar(head: bytes) -> bool:
 
 
 def _is_tfrecord(head: bytes) -> bool:
-    """Return whether `head` starts with a length of 8 bytes and its masked CRC-32C (TensorFlow's TFRecord format)."""
+    """Return whether `head` starts with an 8-byte length and its masked CRC-32C (TensorFlow's TFRecord format)."""
     crc = 0xFFFFFFFF
     for byte in head[:8]:
         crc ^= byte
@@ -223,7 +229,7 @@ def _is_tfrecord(head: bytes) -> bool:
 
 
 def _is_ascii_beside_zeros(characters: bytes, others: bytes) -> bool:
-    """Return whether alternate bytes of a file are ASCII and zero, as in Latin text in UTF-16 without its mark."""
+    """Return whether `characters` are ASCII text and the `others` between them are 0, as in UTF-16 without its mark."""
     is_text = characters.isascii() and characters.translate(None, _CONTROLS) == characters
     return is_text and len(others) > 1 and not any(others)
 

@@ -17,14 +17,14 @@ _SEARCHED_BYTES = 1 << 16  # at either end of a file
 
 @contextmanager
 def atomic_replacement(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; if the block succeeds, move the file there to `path`, else delete it.
+    """Yield a temporary path beside `path`; if the block succeeds, rename that file to `path`, else delete it.
 
     Readers therefore see either the old file or the complete new one. Writing in place would also corrupt arrays that
     are still memory-mapped from the old file. Missing parent folders are created. The data are not flushed to the disk
-    (fsync). The file gets the permissions that the umask implies, also from libraries that create it with others.
+    (fsync). The file gets the permissions that the umask implies, even if a library creates it with others.
 
     Raises:
-        OSError: the folder or the temporary file cannot be created, or the file cannot be moved.
+        OSError: the folder or the temporary file cannot be created, or the file cannot be renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
@@ -41,7 +41,9 @@ def atomic_replacement(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def result_replacement(path: Path, signs: Sequence[str] = (MARK,)) -> Iterator[Path]:
-    """Yield a temporary path for a result file, and move it as `atomic_replacement` does; follow a symbolic link.
+    """Yield a temporary path for the result file `path`, as `atomic_replacement` does, and refuse other files.
+
+    If `path` is a symbolic link, its target is replaced.
 
     Raises:
         FileExistsError: the file is not the result of an earlier run, see `refuse_foreign`.
@@ -53,7 +55,7 @@ def result_replacement(path: Path, signs: Sequence[str] = (MARK,)) -> Iterator[P
 
 
 def refuse_foreign(path: Path, signs: Sequence[str] = (MARK,)) -> None:
-    """Raise FileExistsError unless `path` is free, empty, or the result of an earlier run.
+    """Raise FileExistsError if `path` exists, unless it is an empty file or the result of an earlier run.
 
     Args:
         path: the file to be written.
@@ -74,7 +76,7 @@ def refuse_foreign(path: Path, signs: Sequence[str] = (MARK,)) -> None:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    """Write rows as CSV in UTF-8; a byte order mark precedes text that is not ASCII, which Excel would misread."""
+    """Write rows as CSV in UTF-8, with a byte order mark unless all is ASCII; Excel misreads UTF-8 without one."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     content = text.getvalue()
@@ -82,7 +84,7 @@ def write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
 
 
 def _ends(path: Path, size: int) -> bytes:
-    """Return the first and last _SEARCHED_BYTES bytes of a file, or at least the whole header of a safetensors file."""
+    """Return the first and last _SEARCHED_BYTES bytes of a file; of a safetensors file, the start with its header."""
     with path.open("rb") as file:
         head = file.read(_SEARCHED_BYTES)
         if path.suffix == ".safetensors":

@@ -32,7 +32,7 @@ def require_unlocked(folder: Path, flag: str) -> None:
 
     Args:
         folder: the folder.
-        flag: the option that names it, for the message.
+        flag: the option that names the folder, for the message.
 
     Raises:
         FolderError: a process still holds the lock.
@@ -49,18 +49,18 @@ def require_unlocked(folder: Path, flag: str) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, flag: str, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of an output folder within the context; afterwards its file is removed.
+    """Hold the lock of an output folder within the context; afterwards, remove the lock file.
 
-    A lock that another process holds is waited for, up to WAIT seconds, unless `wait` is False. A file system without
-    locks only causes a warning.
+    If another process holds the lock, wait for it up to WAIT seconds, unless `wait` is False. If the file system has no
+    locks, only warn.
 
     Args:
         folder: the folder, which must exist.
-        flag: the option that names it, for the message.
-        wait: False if the content of the folder, which the caller has read, must not have changed since.
+        flag: the option that names the folder, for the message.
+        wait: False if the caller has already read the folder, since another process could change it during the wait.
 
     Raises:
-        FolderError: another process still holds the lock, or its file cannot be written.
+        FolderError: another process still holds the lock, or the lock file cannot be written.
     """
     path = folder / LOCK
     try:
@@ -76,7 +76,7 @@ def locked(folder: Path, flag: str, *, wait: bool = True) -> Iterator[None]:
 
 
 def _open_locked(path: Path, flag: str, limit: float) -> int:
-    """Return the descriptor of the locked file, which is still at `path` and names this process."""
+    """Create or open the file at `path`, lock it, write the name of this process to it, and return its descriptor."""
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -88,7 +88,7 @@ def _open_locked(path: Path, flag: str, limit: float) -> int:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # its owner removed it between the opening and the locking
+        os.close(file)  # the previous owner removed the file after it was opened here
 
 
 def _lock(file: int, folder: Path, flag: str, kind: int, limit: float) -> None:

@@ -47,24 +47,24 @@ def restore_name(text: str) -> str:
 
 
 def as_json(content: Any, indent: int | None = None) -> str:
-    r"""Return content as JSON for a UTF-8 file: on one line unless indented, and with names as they are.
+    r"""Return `content` as JSON for a UTF-8 file, on one line unless `indent` is given.
 
-    Control characters, line separators and bytes outside UTF-8 are escaped.
+    Control characters, line separators and bytes outside UTF-8 are escaped; accented letters, for example, are not.
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False)
     return _NOT_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def gbk_reading(name: str) -> str:
-    """Return the text of a file's or class's name whose bytes are GBK and not UTF-8, "" for other names.
+    """Decode the name of a file or class as GBK; return "" if its bytes are UTF-8 or not GBK.
 
-    The name may be as the file system or as `escape_name` returns it.
+    The name may be escaped, as `escape_name` returns it, or not.
     """
     return gbk_text(os.fsencode(restore_name(name)))
 
 
 def gbk_text(content: bytes) -> str:
-    """Return the text of bytes that are GBK, or its superset GB18030, and not UTF-8, "" for other bytes."""
+    """Decode bytes as GBK, or its superset GB18030; return "" if they are UTF-8 or belong to neither."""
     try:
         content.decode("utf-8")
     except UnicodeDecodeError:
@@ -82,7 +82,7 @@ def escape_controls(text: str, *, one_line: bool = False) -> str:
 
 
 def escape_streams() -> None:
-    r"""Let stdout and stderr write every character that they cannot encode as the `\xNN` of its UTF-8 bytes."""
+    r"""Make stdout and stderr replace each character that they cannot encode by its UTF-8 bytes, written as `\xNN`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)

@@ -34,7 +34,7 @@ _added: dict[str, str] = {}  # by `apply_cpu_settings`, in this process
 
 
 def inherited_environment() -> dict[str, str]:
-    """Return the environment without the variables of `apply_cpu_settings`, for new processes, which add their own."""
+    """Return the environment for new processes: without what `apply_cpu_settings` added, since they add their own."""
     return {name: value for name, value in os.environ.items() if _added.get(name) != value}
 
 
@@ -114,8 +114,8 @@ def cpu_settings(environ: Mapping[str, str], cores: int, *, amd: bool, gpu: bool
 def apply_cpu_settings() -> dict[str, str]:
     """Add the variables of `cpu_settings` to this process's environment and return those added.
 
-    If Paddle is loaded already, nothing is added, and a warning names missing variables. Freed memory is kept in any
-    case, unless SWITCH forbids it or the machine has a GPU.
+    If Paddle is loaded already, nothing is added, and a warning names missing variables. Freed memory is kept even
+    then, unless SWITCH forbids it or the machine has a GPU.
     """
     if is_on(os.environ) and not has_gpu():
         keep_freed_memory()

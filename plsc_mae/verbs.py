@@ -1,4 +1,4 @@
-"""Packages that can be called: `plsc_mae.train` is the package of the training loop and a function of the Python API.
+"""Packages that can be called: `plsc_mae.train` is the training loop's package and a function of the Python API.
 
 Python sets the attribute `plsc_mae.train` to the package when any of its modules is imported, so a function of the
 same name would be replaced. Instead, the package itself is callable.

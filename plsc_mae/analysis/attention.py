@@ -1,8 +1,8 @@
 """Attention maps of a network: attention rollout (Abnar and Zuidema 2020), gradient rollout, and single blocks.
 
-The rollouts follow BUPT-PRIV/MAE-priv utils/vit_explain (after jacobgil/vit-explain). They divide rows by their sums,
-as in the paper. The literal mode divides column j by the sum of row j, as the original does because of a broadcasting
-mistake. Notation: N tokens, the class token first if there is one, L patches, H heads.
+The rollouts follow BUPT-PRIV/MAE-priv utils/vit_explain (after jacobgil/vit-explain). They divide each row by its sum,
+as in the paper. With `literal`, they repeat a broadcasting mistake of the original, which divides column j by the sum
+of row j. Notation: N tokens, the class token first if there is one, L patches, H heads.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def attention_maps(encoder: VisionTransformer, images: Tensor) -> list[npt.NDArr
 
 @contextmanager
 def recorded_blocks(encoder: VisionTransformer, indices: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect the softmax weights of some blocks in the forward passes inside the context, averaged over the heads.
+    """Record the head-averaged softmax weights of some blocks in the forward passes within the context.
 
-    In contrast to `attention_maps`, only one block at a time has its weights per head in memory, and the other blocks
-    can use a flash kernel.
+    In contrast to `attention_maps`, the weights of single heads are in memory for one block at a time, and blocks that
+    are not recorded can use a flash kernel.
 
     Args:
         encoder: the network.
@@ -94,7 +94,7 @@ class CategoryAttention(NamedTuple):
 def _trainable_norms(network: nn.Layer) -> Iterator[None]:
     """Make the scales of layer norms trainable within the context.
 
-    If a scale is frozen, Paddle's CPU kernel (2.6 and 3.3) computes a different gradient of the norm's input.
+    If a scale is frozen, Paddle's CPU kernel (2.6 and 3.3) computes a wrong gradient for the input of the norm.
     """
     scales = [layer.weight for layer in network.sublayers() if isinstance(layer, nn.LayerNorm)]
     frozen = [scale for scale in scales if scale.stop_gradient]
@@ -161,8 +161,8 @@ def rollout(
     Args:
         attentions: softmax weights [H, N, N] of each layer, first layer first.
         head_fusion: reduction over heads.
-        discard_ratio: fraction of each layer's weights, the smallest ones, that are set to 0. The weight of the first
-            token to itself is kept.
+        discard_ratio: fraction of each layer's weights to set to 0, the smallest first. The weight of the first token
+            to itself is kept.
         layer_index: index in `attentions` of the only layer to use; None uses all layers.
         literal: divide columns instead of rows, see the module.
 
@@ -190,8 +190,8 @@ def gradient_rollout(
     Args:
         attentions: softmax weights [H, N, N] of each layer, first layer first.
         gradients: gradients of the logit with respect to each of the attentions.
-        discard_ratio: fraction of each layer's products of attention and gradient, averaged over the heads, that are
-            set to 0: the smallest ones. Negative products are always set to 0.
+        discard_ratio: fraction of the entries to set to 0 in each layer, the smallest first. The entries are products
+            of attention and gradient, averaged over the heads; negative ones are always set to 0.
         literal: divide columns instead of rows, see the module.
         residual: whether to keep the path that runs only through residual connections. It dominates the small
             gradients, so a mean over rows becomes almost uniform; False subtracts it. The relevance of patches for the
@@ -242,7 +242,7 @@ def patch_relevance(
 
 
 def _discard(fused: npt.NDArray[np.float64], ratio: float, *, keep_first: bool) -> npt.NDArray[np.float64]:
-    """Set the smallest entries of [N, N], a fraction `ratio` of all, to 0; `keep_first` protects entry [0, 0]."""
+    """Return a copy of [N, N] whose smallest entries, a fraction `ratio`, are 0; `keep_first` protects entry [0, 0]."""
     flat = fused.flatten()
     smallest = np.argsort(flat, kind="stable")[: int(flat.size * ratio)]
     flat[smallest[smallest != 0] if keep_first else smallest] = 0.0

@@ -1,7 +1,8 @@
 """Mean and standard deviation of every channel over all pixels of a data set, in one pass in float64.
 
-Moments of parts are combined by the formula of Chan, Golub and LeVeque (1979), so no sum of squares loses digits. They
-are combined in the order of the list, so the result does not depend on the number of workers.
+The moments of sets of pixels are combined by the formula of Chan, Golub and LeVeque (1979), which avoids the rounding
+error of a plain sum of squares. Images are combined in the order of their list, so the result does not depend on the
+number of workers.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def moments_of(pixels: Array) -> Moments:
 
 
 def combine(parts: Iterable[Moments]) -> Moments:
-    """Return the moments of several parts together; there must be at least one."""
+    """Combine the moments of disjoint sets of pixels, at least one, into the moments of all their pixels."""
     first, *others = parts
     for part in others:
         count, delta = first.pixels + part.pixels, part.mean - first.mean
@@ -68,7 +69,7 @@ def combine(parts: Iterable[Moments]) -> Moments:
 
 
 def measure_channels(image: SourceImage, _rng: np.random.Generator) -> Sample:
-    """Return {`MOMENTS`: the moments of a whole image, float64 [5, C]}, reading a part of the rows at a time.
+    """Return {`MOMENTS`: float64 [5, C]}, the moments of a whole image, which is read some rows at a time.
 
     Raises:
         DataError: the file cannot be decoded.

@@ -26,8 +26,8 @@ class ClassScores(NamedTuple):
     Attributes:
         images: number of images [K] of each class.
         recall: accuracy [K] over the images of the class; NaN for a class without images.
-        precision: share [K] of the correct ones among the predictions of the class; NaN without predictions.
-        f1: harmonic mean [K] of recall and precision, 2 TP / (2 TP + FP + FN); NaN with neither images nor predictions.
+        precision: share [K] of correct ones among the predictions of the class; NaN for a class that is not predicted.
+        f1: harmonic mean [K] of recall and precision, 2 TP / (2 TP + FP + FN); NaN for a class with neither.
     """
 
     images: Counts
@@ -37,7 +37,9 @@ class ClassScores(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Confidence and accuracy in bins of equal width of the confidence, which is the largest probability.
+    """Confidence and accuracy of images, which are sorted into bins of equal width by their confidence.
+
+    The confidence is the largest class probability of an image.
 
     Attributes:
         images: number of images [bins] in each bin; bin i holds confidences in (i / bins, (i + 1) / bins].
@@ -80,7 +82,7 @@ def class_scores(confusion: Counts) -> ClassScores:
 
 
 def calibration(logits: Logits, labels: Labels, bins: int = ECE_BINS) -> Calibration:
-    """Return confidence and accuracy of logits [n, K] by bins of the confidence, for class numbers [n]."""
+    """Return the calibration of logits [n, K] for images of class numbers [n], in `bins` bins."""
     blocks = np.array_split(logits, max(1, -(-len(logits) // BLOCK)))
     confidence = np.concatenate([np.exp(log_softmax(rows.astype(np.float64), axis=1).max(axis=1)) for rows in blocks])
     place = np.clip(np.ceil(np.nan_to_num(confidence) * bins).astype(np.int64) - 1, 0, bins - 1)
@@ -92,7 +94,7 @@ def calibration(logits: Logits, labels: Labels, bins: int = ECE_BINS) -> Calibra
 
 
 def topk_in_set(logits: Logits, accepted: npt.NDArray[np.bool_], k: int) -> npt.NDArray[np.bool_]:
-    """Return bool [n]: whether the k classes with the largest logits [n, K] include an `accepted` one, bool [n, K]."""
+    """Return bool [n]: True if one of the k classes with the largest logits [n, K] is `accepted`, bool [n, K]."""
     best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
     return np.asarray(np.take_along_axis(accepted, best, axis=1).any(axis=1))
 

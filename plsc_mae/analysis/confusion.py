@@ -33,12 +33,12 @@ def confusion_matrix(truth: npt.NDArray[Any], predicted: npt.NDArray[Any], num_c
     """Count pixels or images by true class (row) and predicted class (column), [C, C].
 
     Args:
-        truth: class indices, any shape; those with a negative index are unlabeled and not counted.
+        truth: class indices of any shape; negative ones are unlabeled and not counted.
         predicted: class indices, of the same shape.
         num_classes: C.
 
     Raises:
-        ValueError: the shapes differ, or a class index where `truth` is labeled is outside [0, C).
+        ValueError: the shapes differ, or a true or predicted index at a labeled position is outside [0, C).
     """
     if truth.shape != predicted.shape:
         raise ValueError(f"true classes of shape {truth.shape} and predicted ones of shape {predicted.shape}")

@@ -27,7 +27,7 @@ ALEXNET_ERRORS = {  # percent
     "pixelate": 71.7840,
     "jpeg_compression": 60.6500,
 }
-# Corruptions of ImageNet-C that do not belong to the mean.
+# Further corruptions of ImageNet-C, which do not enter the mean corruption error.
 EXTRA_CORRUPTIONS = ("gaussian_blur", "saturate", "spatter", "speckle_noise")
 
 

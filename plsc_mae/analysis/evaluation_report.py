@@ -1,4 +1,4 @@
-"""Tables and charts of an evaluation: per class, per label, per predicted number, per corruption.
+"""Tables and charts of an evaluation: per class, per label, per number (a target of a regression), per corruption.
 
 Notation: n images, K classes, labels or numbers.
 """
@@ -17,32 +17,38 @@ from plsc_mae.analysis.corruption import SEVERITIES, corruption_errors
 from plsc_mae.analysis.fonts import drawable_names, text_style
 from plsc_mae.analysis.label_metrics import label_average_precisions, label_f1, target_errors
 
-COUNTED_CLASSES = 10  # with more rows, a confusion matrix has no numbers
-NAMED_BARS = 30  # with more bars, rows or columns, their names are left out
+COUNTED_CLASSES = 10  # largest number of rows of a confusion matrix that is drawn with its numbers
+NAMED_BARS = 30  # largest number of bars, rows or columns that are drawn with their names
 NAME_LENGTH = 24  # characters of a name in a chart
 SCATTERED = 4  # largest number of targets of a regression that are drawn
 CLASSES, LABELS, NUMBERS, CORRUPTIONS = "classes.csv", "labels.csv", "numbers.csv", "corruptions.csv"
-INDEX = "index"  # last column of the first three tables, to which charts refer
+INDEX = "index"  # last column of the tables of classes, labels and numbers; charts refer to its values
 Values = npt.NDArray[np.float32]
 Table = list[list[object]]  # the first row has the names of the columns
 
 
 class Chart(Protocol):
-    """A chart of the picture of an evaluation."""
+    """A chart in the picture of an evaluation."""
 
     def draw(self, axes: Any) -> None:
         """Draw into the axes of a Matplotlib figure."""
 
 
 class Report(NamedTuple):
-    """Tables by file name, and charts, of an evaluation."""
+    """Tables of an evaluation by file name, and its charts."""
 
     tables: dict[str, Table]
     charts: list[Chart]
 
 
 class _Ticks(NamedTuple):
-    """Names for the ticks of a chart, none if there are too many, and a note on the table if a name is not shown."""
+    """Names at the ticks of an axis.
+
+    Attributes:
+        names: the names; empty if there are too many to show.
+        note: text for the end of the axis label, which refers to the table, with a leading space; "" if all names are
+            shown in full.
+    """
 
     names: Sequence[str]
     note: str
@@ -51,7 +57,7 @@ class _Ticks(NamedTuple):
 def _ticks(names: Sequence[str], table: str, indices: Sequence[int] | None = None) -> _Ticks:
     """Return the ticks of an axis; long names are shortened, and names that no font can draw become numbers such as #3.
 
-    `indices` are those of the names in `table`; None counts from 0.
+    `indices` are the values of the column `INDEX` of `table` for the names; None counts from 0.
     """
     if len(names) > NAMED_BARS:
         return _Ticks((), f" (index in {table})")
@@ -65,9 +71,9 @@ def _ticks(names: Sequence[str], table: str, indices: Sequence[int] | None = Non
 
 
 class Heatmap(NamedTuple):
-    """Values in percent, [rows, columns], with names of both; `table` is the file that has the names of all rows.
+    """Heatmap of values [rows, columns] in percent; `table` is the file that lists the names of all rows.
 
-    `counts` [rows, columns] are written into the cells if there are at most COUNTED_CLASSES rows.
+    Up to COUNTED_CLASSES rows, the `counts` [rows, columns] are written into the cells.
     """
 
     title: str
@@ -97,7 +103,7 @@ class Heatmap(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """Values in percent by name, drawn in ascending order without NaNs; `table` is the file that has all names."""
+    """Bars of values in percent, in ascending order and without NaNs; `table` is the file that lists all names."""
 
     title: str
     names: Sequence[str]
@@ -156,7 +162,9 @@ class Scatter(NamedTuple):
 
 
 def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[str]) -> Report:
-    """Report logits [n, K] for class numbers [n]: scores per class, confusion matrix, and charts, also of calibration.
+    """Return a report on a classifier, from its logits [n, K] and the true class numbers [n].
+
+    It has the scores of each class and the confusion matrix as tables and charts, and a chart of the calibration.
 
     Raises:
         ValueError: a class number is not below K.
@@ -190,7 +198,10 @@ def class_report(logits: Values, labels: npt.NDArray[np.int64], names: Sequence[
 
 
 def label_report(logits: Values, targets: Values, names: Sequence[str]) -> Report:
-    """Report logits [n, K] for targets [n, K] of 0, 1 or NaN: counts, average precision and F1 per label."""
+    """Return a report on multi-label predictions: counts, average precision and F1 per label.
+
+    `logits` are [n, K], `targets` 0, 1 or NaN (unknown), [n, K].
+    """
     precisions, f1 = label_average_precisions(logits, targets), label_f1(logits, targets)
     table: Table = [["label", "positive", "negative", "unknown", "average_precision", "f1", INDEX]]
     for i, name in enumerate(names):
@@ -203,7 +214,10 @@ def label_report(logits: Values, targets: Values, names: Sequence[str]) -> Repor
 
 
 def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> Report:
-    """Report predictions [n, K] for targets [n, K], which may be NaN: errors of each number, plots of the first few."""
+    """Return a report on a regression: the errors of each number, and scatter plots of the first few.
+
+    `predicted` and `targets` are [n, K]; a target can be NaN (unknown).
+    """
     absolute, rooted, explained = target_errors(predicted, targets)
     table: Table = [["number", "images", "mean_abs_error", "rmse", "r2", INDEX]]
     table += [
@@ -219,7 +233,7 @@ def number_report(predicted: Values, targets: Values, names: Sequence[str]) -> R
 
 
 def corruption_report(errors: Mapping[str, Sequence[float]]) -> Report:
-    """Report top-1 errors in percent by corruption and severity, and the corruption errors relative to AlexNet's."""
+    """Return a report on top-1 errors in percent by corruption and severity, with the errors relative to AlexNet's."""
     relative = corruption_errors(errors)
     table: Table = [["corruption", *(f"error_{severity}" for severity in SEVERITIES), "error", "corruption_error"]]
     table += [
@@ -238,5 +252,5 @@ def corruption_report(errors: Mapping[str, Sequence[float]]) -> Report:
 
 
 def _cell(value: float) -> float | str:
-    """Return a number for a table, "" for NaN."""
+    """Return a value for a table: rounded to 6 decimals, or "" for NaN."""
     return "" if np.isnan(value) else round(float(value), 6)

@@ -1,4 +1,4 @@
-"""Files of features: npz, safetensors and parquet, written piece by piece, so that mapped arrays stay on disk."""
+"""Files of features: npz, safetensors and parquet, written piece by piece, so that memory maps are not loaded whole."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from plsc_mae.files import MARK, result_replacement
 NPZ, SAFETENSORS, PARQUET = ".npz", ".safetensors", ".parquet"
 SUFFIXES = (NPZ, SAFETENSORS, PARQUET)
 PIECE_BYTES = 1 << 24
-LARGEST_HEADER = 100_000_000  # bytes that the library safetensors accepts
+LARGEST_HEADER = 100_000_000  # bytes; the library safetensors accepts no larger header
 _SAFETENSORS_TYPES = {"float16": "F16", "float32": "F32", "int64": "I64"}
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # date of the entries, so that equal features give equal files
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # fixed date of npz entries, so that equal features give equal files
 
 Texts = Mapping[str, Sequence[str]]
 NO_TEXTS: Texts = MappingProxyType({})
@@ -33,9 +33,9 @@ def save_arrays(path: str | Path, arrays: Arrays, texts: Texts = NO_TEXTS) -> No
 
     Args:
         path: destination. A .safetensors file has the texts as metadata (JSON lists). A .parquet file has a column for
-            each array and each list of text, all of one length, except for the text "classes": if there is an array
-            "labels", a column "class" has the class of every label, null for negative ones. Any other suffix writes an
-            npz file with the texts as arrays of strings.
+            each array and each list of text, which must have the same length. The list "classes" is an exception: if
+            there is an array "labels", a column "class" has the class name of every label, null for negative labels;
+            otherwise the list is not written. Any other suffix writes an npz file with the texts as arrays of strings.
         arrays: arrays by name, in float16, float32 or int64.
         texts: lists of text by name.
 
@@ -67,7 +67,7 @@ def require_writer(path: str | Path) -> None:
 
 
 def _pieces(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Yield an array in contiguous pieces of rows."""
+    """Yield the rows of an array in contiguous pieces of about `PIECE_BYTES`."""
     step = max(1, PIECE_BYTES // max(1, array[:1].nbytes))
     for start in range(0, len(array), step):
         yield np.ascontiguousarray(array[start : start + step])
@@ -96,10 +96,10 @@ def _write_npy_header(stream: Any, shape: tuple[int, ...], dtype: np.dtype[Any])
 
 
 def _write_safetensors(path: Path, arrays: Arrays, texts: Texts) -> None:
-    """Write the format of https://github.com/huggingface/safetensors, whose library needs all arrays in memory."""
+    """Write a file of https://github.com/huggingface/safetensors without its library, which needs arrays in memory."""
     metadata = {name: json.dumps(list(text)) for name, text in texts.items()} | {"origin": MARK}
     entries: dict[str, Any] = {"__metadata__": metadata}
-    ordered = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # as the library, which keeps alignment
+    ordered = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # the library's order, which aligns data
     end = 0
     for name in ordered:
         start, end = end, end + arrays[name].nbytes
@@ -124,7 +124,7 @@ def _write_pieces(file: BinaryIO, array: npt.NDArray[Any]) -> None:
 
 
 def _write_parquet(path: Path, arrays: Arrays, texts: Texts) -> None:
-    """Write a row per image: lists of text and numbers as columns, features as fixed-size lists."""
+    """Write one row per image; texts and numbers become plain columns, features columns of fixed-size lists."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -150,7 +150,7 @@ def _write_parquet(path: Path, arrays: Arrays, texts: Texts) -> None:
 
 
 def _column(array: npt.NDArray[Any]) -> Any:
-    """Return an array [n, ...] as a column of n numbers or of n fixed-size lists, nested for more axes."""
+    """Return an array [n, ...] as a column of n numbers or of n fixed-size lists, which are nested beyond two axes."""
     import pyarrow as pa
 
     column = pa.array(np.ascontiguousarray(array).reshape(-1))

@@ -1,6 +1,6 @@
-"""Features on disk, appended batch by batch, so that a computation continues after a kill.
+"""Features on disk, appended batch by batch, so that an interrupted computation can continue.
 
-Rows are written when they are computed and read through a memory map, so they take no memory.
+Rows are written as soon as they are computed and are read through a memory map, so they are never all in memory.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from plsc_mae.parallel.world import World
 from plsc_mae.wording import counted
 
 PROGRESS, SUFFIX = "progress.json", ".rows"
-COMMIT_SECONDS = 10.0  # shortest time between records of the progress while rows are added; each waits for the disk
-EARLIER_LOCK = "lock"  # file of earlier versions
-_RECORDED = {"identity": dict, "images": int, "rows": int, "unreadable": list}  # types of the progress
-# Options without influence on the features of an image; network and images have digests of their own.
+COMMIT_SECONDS = 10.0  # shortest time between two records of the progress, because each waits for the disk
+EARLIER_LOCK = "lock"  # lock file of earlier versions
+_RECORDED = {"identity": dict, "images": int, "rows": int, "unreadable": list}  # fields of the progress and their types
+# Options left out of the identity: they do not influence the features of an image, or select the network or the images,
+# which have digests of their own.
 _NO_INFLUENCE = frozenset(
     (
         *("save_path", "load_path", "num_workers", "device", "dtype", "nb_knn", "temperature", "num_pictures", "map"),
@@ -50,9 +51,9 @@ logger = logging.getLogger(__name__)
 def identify(
     config: FeatureConfig, encode: TokenFeatures, images: ImageList, world: World, pixel_format: PixelFormat
 ) -> dict[str, str]:
-    """Return the inputs that determine the features bit by bit, {name for messages: value}.
+    """Return the identity of features, {name for messages: value}: all inputs that determine their bits.
 
-    The contents of the image files are not among them.
+    Only the contents of the image files are left out.
     """
     names = hashlib.sha256(f"{images.source}\0{len(images)}".encode(errors="surrogateescape"))
     for index in range(len(images)):
@@ -81,12 +82,12 @@ class FeatureStore:
     """Folder with the features of a data set; implements `features.Rows`.
 
     Every array is a file of rows without a header. `progress.json` has the number of finished images and the identity
-    of the features, and is written after the rows have reached the disk. When the computation continues, later rows are
-    removed, so the result is bit-identical to that of an uninterrupted computation.
+    of the features, and is written after the rows have reached the disk. When the computation continues, rows beyond
+    the recorded ones are removed, so the result is bit-identical to that of an uninterrupted computation.
 
     Args:
         folder: the folder; missing parents are created.
-        identity: result of `identify`; features with another identity are removed.
+        identity: result of `identify`; features of another identity in the folder are removed.
         dtype: type of the stored features.
 
     Raises:
@@ -136,7 +137,9 @@ class FeatureStore:
                 self._commit()
 
     def finish(self) -> Arrays:
-        """Return all rows by name as read-only memory maps; without rows, as empty arrays.
+        """Record the progress, close the files, and return all rows by name as read-only memory maps.
+
+        Without rows, the arrays are empty and in memory.
 
         Raises:
             DataError: a file cannot be written.
@@ -165,7 +168,7 @@ class FeatureStore:
         return np.memmap(self._path(name), self.dtype, "r", shape=(self._rows, *shape))
 
     def _restore_locked(self) -> None:
-        """Lock the folder and restore its content; raise DataError, and lock nothing, if it is the user's."""
+        """Lock and restore the folder; raise DataError before that if it has files of unknown origin."""
         content = {path.name for path in self.folder.iterdir()} - {LOCK, EARLIER_LOCK}
         if self._stored() is None and any(not name.endswith((SUFFIX, ".partial")) for name in content):
             raise DataError(f"{self.folder} has files of unknown origin; move them, or choose another --save_path")
@@ -173,7 +176,7 @@ class FeatureStore:
         self._restore()
 
     def _restore(self) -> None:
-        """Adopt the recorded progress; without any, or with features of another identity, remove the files."""
+        """Adopt the recorded progress, or remove the files if no progress is recorded or the identity differs."""
         stored = self._stored()
         if stored is None:  # new, or killed before the first record
             self._clear()

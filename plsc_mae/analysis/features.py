@@ -45,10 +45,10 @@ class TokenFeatures:
 
     Attributes:
         encoder: the network, in evaluation mode.
-        normalize: normalization of the images that the encoder was trained with.
+        normalize: image normalization with which the encoder was trained.
         layers: blocks whose output tokens are used, numbered from 1; 0 is the input of the first block.
         kinds: "cls" for the class token, "mean" for the mean of the patch tokens, "patch" for all patch tokens.
-        norm: True applies the encoder's final norm; MAE-priv's k-NN evaluation does not.
+        norm: True applies the encoder's final norm; False does not, as in MAE-priv's k-NN evaluation.
 
     Raises:
         ConfigError: `kinds` has "cls" and the encoder has no class token.
@@ -99,7 +99,7 @@ class Rows(Protocol):
 
     Attributes:
         images: number of images that are done, including unreadable ones.
-        unreadable: indices of the unreadable ones.
+        unreadable: indices of the unreadable images.
     """
 
     images: int
@@ -110,7 +110,7 @@ class Rows(Protocol):
         ...
 
     def add(self, arrays: Arrays, images: int, unreadable: Sequence[int]) -> None:
-        """Append the rows of the next `images` images, without those whose indices are in `unreadable`."""
+        """Append the rows of the next `images` images; those with an index in `unreadable` have no row in `arrays`."""
         ...
 
     def finish(self) -> Arrays:
@@ -153,7 +153,7 @@ class RowsInMemory:
 
 
 def convert(features: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Convert features to another type; values that are not finite stay so.
+    """Convert features to another type; NaN and infinite values are kept.
 
     Raises:
         DataError: a finite value exceeds the range of the type.
@@ -296,13 +296,16 @@ def encode_dataset(
 
 
 def _shapes(encode: Encode, dataset: KeyedDataset) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the features of one image by name; a process may have no batch to take them from."""
+    """Encode the first image and return the shapes of its features by name, which a process without batches needs."""
     first = encode(paddle.to_tensor(dataset[SampleKey(0, 0)]["image"][None]))
     return {name: tuple(x.shape[1:]) for name, x in first.items()}
 
 
 def _progress(rows: Rows, count: int, world: World) -> tuple[int, npt.NDArray[np.float32]]:
-    """Return (number of images that `rows` has already, marks [count], 1 for unreadable ones); all must call."""
+    """Return the number of images that `rows` already has, and marks [count], 1 for unreadable images.
+
+    All processes must call.
+    """
     done, marks = np.zeros(1, np.int64), np.zeros(count, np.float32)
     if world.is_main:
         done[0], marks[rows.unreadable] = rows.images, 1
@@ -314,7 +317,10 @@ def _progress(rows: Rows, count: int, world: World) -> tuple[int, npt.NDArray[np
 def _gather(
     values: Tensor | npt.NDArray[Any] | None, rows: npt.NDArray[np.int64], shape: tuple[int, ...], world: World
 ) -> npt.NDArray[np.float32]:
-    """Return float32 values of `shape`, to which each process adds its `values` in its `rows`; all must call."""
+    """Return a float32 array of `shape`, in which each process has filled its `rows` with its `values`.
+
+    If the `values` of a process are None, its rows are 0. All processes must call.
+    """
     part = np.zeros(shape, np.float32)
     if values is not None:
         part[rows] = values.numpy() if isinstance(values, Tensor) else values
@@ -322,7 +328,7 @@ def _gather(
 
 
 def _report_unreadable(dataset: KeyedDataset, unreadable: Sequence[int], *, report: bool) -> None:
-    """Log the unreadable files if `report` is true; raise DataError if they are all files."""
+    """Log the unreadable files if `report` is true; raise DataError if no file can be read."""
     if not isinstance(dataset, EvaluationDataset):
         raise TypeError(f"{type(dataset).__name__} marks samples as unreadable and cannot name them")
     if len(unreadable) == len(dataset):
@@ -336,7 +342,7 @@ def require_finite_features(arrays: Mapping[str, npt.NDArray[np.float32]], origi
 
     Args:
         arrays: results by name, [n, ...] for n images.
-        origin: the weights of the network, for the message.
+        origin: name of the network's weights for the message.
 
     Raises:
         CheckpointError: a result is NaN or infinite.
@@ -351,7 +357,6 @@ def require_finite_features(arrays: Mapping[str, npt.NDArray[np.float32]], origi
 
 
 def _rows_not_finite(array: npt.NDArray[Any]) -> list[int]:
-    """Return the indices of the rows with a NaN or infinite value, checking a part of the rows at a time."""
     step = max(1, CHECKED_BYTES // max(1, array[:1].nbytes))
     found: list[int] = []
     for start in range(0, len(array), step):

@@ -31,7 +31,7 @@ class Budget(NamedTuple):
         return f"{100 * self.share:g} %" if self.share else f"{self.shots} per class"
 
     def choose(self, images: ImageList, seed: int) -> Rows:
-        """Return the sorted indices of the chosen images; raise DataError if a class has fewer images than `shots`."""
+        """Choose images at random; return their sorted indices. Raise DataError if a class has fewer than `shots`."""
         return fraction(images, self.share, seed) if self.share else shots(images, self.shots, seed)
 
 
@@ -43,7 +43,7 @@ class Estimate(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
-        """Return the estimate of values that are independent and normally distributed."""
+        """Return the estimate from `values`, assumed to be independent and normally distributed."""
         count = len(values)
         if count < 2:
             return cls(float(np.mean(values)), float("nan"))
@@ -54,13 +54,13 @@ class Estimate(NamedTuple):
         return f"{self.mean:.1f}" if np.isnan(self.margin) else f"{self.mean:.1f} ± {self.margin:.1f}"
 
 
-Choices = Mapping[Budget, Sequence[Rows]]  # a choice per seed
+Choices = Mapping[Budget, Sequence[Rows]]  # indices of the chosen images for each seed
 
 
 def make_choices(
     images: ImageList, shots: Sequence[int], fractions: Sequence[float], seeds: Sequence[int]
 ) -> dict[Budget, list[Rows]]:
-    """Return the sorted indices of the chosen images, by budget, in the order of the seeds.
+    """Choose images for each budget and seed; return their sorted indices by budget, in the order of the seeds.
 
     Raises:
         DataError: a class has fewer images than one of `shots`.

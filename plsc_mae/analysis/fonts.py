@@ -1,8 +1,9 @@
 """Fonts for names of any script in pictures of Pillow and Matplotlib.
 
-The default font of each library draws text in ASCII. In other text, the first font that contains a character draws it:
-the file that PLSC_MAE_FONT names, DejaVu Sans of Matplotlib, then the fonts of the system; in pictures of Matplotlib,
-its default font comes before these. A name with a character that none of these three contains is drawn as its number.
+Text in ASCII is drawn in the default font of each library. In other text, each character is drawn in the first of
+these fonts that contains it: the file that PLSC_MAE_FONT names, DejaVu Sans of Matplotlib, the fonts of the system. A
+name with a character that none of these contains is replaced by its number. In Matplotlib's pictures, Matplotlib's
+default font is tried before them.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ _NO_TEXT = ("coloremoji", "lastresort", "blank")
 _NAMES_SHOWN = 5
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-_logged: set[str] = set()  # replaced names
+_logged: set[str] = set()  # replacements that have been logged
 logger = logging.getLogger(__name__)
 
 
 def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> tuple[str, ...]:
-    """Return names for a picture: those with a character that no font has become their number, for example #3.
+    """Return names for a picture; a name with a character that no font contains is replaced by its number, such as #3.
 
     A replacement is logged once per process.
 
     Args:
         names: names of classes, files or folders.
-        numbers: numbers of the names, such as those of the classes; None counts from 0.
+        numbers: number of each name, such as the class number; None counts from 0.
     """
     return _drawable(tuple(names), tuple(range(len(names)) if numbers is None else numbers), _named_font())
 
@@ -89,7 +90,6 @@ class Lettering:
                 left += font.getlength(part)
 
     def _parts(self, line: str) -> Iterator[tuple[Font, str]]:
-        """Yield (font, part of a line in this font)."""
         if line.isascii():
             yield self._own, line
             return
@@ -119,7 +119,7 @@ def text_style(names: Sequence[str]) -> dict[str, Any]:
 
 @cache
 def _font_of(character: str, named: str) -> str | None:
-    """Return the path of the first font that has a character; None without any."""
+    """Return the path of the first font that contains `character`; None if no font does."""
     return next((path for path in _candidates(named) if ord(character) in _characters(path)), None)
 
 
@@ -159,7 +159,7 @@ def _plain_name(path: str) -> str:
 
 @cache
 def _characters(path: str) -> frozenset[int]:
-    """Return the code points of a font's characters; none if the font cannot be used for text."""
+    """Return the code points of a font's characters; the set is empty if it cannot draw text."""
     from matplotlib.ft2font import FT2Font
 
     if any(part in _plain_name(path) for part in _NO_TEXT):
@@ -172,7 +172,7 @@ def _characters(path: str) -> frozenset[int]:
 
 
 def _named_font() -> str:
-    """Return the font file that the environment names, "" without a usable one."""
+    """Return the font file that the environment names; "" if it names none or an unusable one."""
     named = os.environ.get(VARIABLE, "")
     return named if named and _is_usable(named) else ""
 

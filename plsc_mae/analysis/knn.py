@@ -130,8 +130,8 @@ def nearest_neighbors(bank: Features, queries: Features, k: int) -> tuple[Simila
 class _Neighbors:
     """The k nearest bank features of a block of queries.
 
-    Candidates of later blocks are collected, and merged once their number reaches that of the results. With a bank in
-    random order this takes about log2(N / BANK_BLOCK) merges, instead of one per block of the bank.
+    Candidates from later blocks of the bank are collected, and merged once their number is that of the results. With a
+    bank in random order this takes about log2(N / BANK_BLOCK) merges, instead of one per block of the bank.
 
     Args:
         similarities: array [rows, k] for the result.
@@ -145,7 +145,7 @@ class _Neighbors:
         self._count = 0
 
     def add(self, candidates: Similarities, start: int) -> None:
-        """Add the similarities [rows, block] of bank features from index `start`; the first block needs k or more."""
+        """Add the similarities [rows, block] of bank features from index `start` on; the first block has at least k."""
         rows, k = self.similarities.shape
         is_first = self._threshold is None
         if self._threshold is None:
@@ -158,7 +158,7 @@ class _Neighbors:
             self.merge(is_first=is_first)
 
     def merge(self, *, is_first: bool = False) -> None:
-        """Merge the collected candidates into the results; those of the first block have no results before them."""
+        """Merge the collected candidates into the results; with `is_first`, there are no results yet."""
         rows, k = self.similarities.shape
         if not is_first:
             known = (np.repeat(np.arange(rows), k), self.similarities.ravel(), self.indices.ravel())
@@ -173,14 +173,14 @@ class _Neighbors:
 
 
 def _descending(rows: Indices, values: Similarities) -> Indices:
-    """Return the order by row and, within a row, by falling value; equal values stay in their order.
+    """Return the indices that sort by row and, within a row, by descending value; equal values keep their order.
 
-    Row, value and place are packed into one integer, because numbers without a payload are sorted faster.
+    Row, value and place (the index) are packed into one integer, because plain integers are sorted faster.
     """
     if len(rows) > 1 << PLACE_BITS or int(rows.max()) >= 1 << (32 - PLACE_BITS):
         return np.lexsort((-values, rows))
     bits = (values + 0).view(np.uint32)  # + 0 turns -0 into 0
-    falling = np.where(bits >> 31, bits, ~bits & 0x7FFFFFFF).astype(np.uint64)  # order of integers as of floats
+    falling = np.where(bits >> 31, bits, ~bits & 0x7FFFFFFF).astype(np.uint64)  # ascend as values descend
     packed = rows.astype(np.uint64) << np.uint64(32 + PLACE_BITS) | falling << np.uint64(PLACE_BITS)
     packed |= np.arange(len(rows), dtype=np.uint64)
     packed.sort()

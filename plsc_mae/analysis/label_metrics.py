@@ -1,6 +1,7 @@
-"""Metrics of multi-label classification and of regression. A label may be unknown (NaN) and is then left out.
+"""Metrics of multi-label classification and of regression.
 
-Notation: n images, K labels or targets.
+A label or target of an image can be unknown (NaN); its metric then leaves out the image. Notation: n images, K labels
+or targets.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ def average_precision(scores: Values, positive: npt.NDArray[np.bool_]) -> float:
 
 
 def label_average_precisions(logits: Values, targets: Values) -> Doubles:
-    """Return the average precision [K] of each label in percent; `logits` are [n, K], `targets` 0, 1 or NaN, [n, K]."""
+    """Return the average precision [K] of each label in percent; NaN for a label without a positive image.
+
+    Args:
+        logits: [n, K].
+        targets: 0, 1 or NaN, [n, K].
+    """
     known = np.isfinite(targets)
     columns = range(logits.shape[1])
     return 100 * np.array([average_precision(logits[known[:, i], i], targets[known[:, i], i] > 0.5) for i in columns])

@@ -28,9 +28,9 @@ class EncodedLists(NamedTuple):
     """Features of several lists of labeled images.
 
     Attributes:
-        parts: one set of features per list in the main process; empty in the others.
+        parts: one set of features per list in the main process; empty in other processes.
         unreadable: number of images that could not be read and are left out.
-        kept: indices of the readable images in each list; empty for features that were loaded.
+        kept: indices of the readable images in each list; empty for features that were loaded from a file.
     """
 
     parts: list[LabeledFeatures]

@@ -24,7 +24,7 @@ Doubles = npt.NDArray[np.float64]
 PENALTIES = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 HELD_OUT = 10  # every tenth training feature is held out to choose the penalty
 RANK_TOLERANCE = 1e-7  # fraction of the largest mean square along an axis; axes below it are rounding errors
-# L-BFGS-B has no limit on the decrease of the value (ftol), which would stop flat problems too early.
+# ftol, the limit on the decrease of the loss, is turned off, because it would stop flat problems too early.
 LBFGS_OPTIONS = {"maxcor": 20, "maxiter": 500, "gtol": 1e-5, "ftol": 0.0}
 
 
@@ -101,7 +101,6 @@ def choose_penalty(
     """
 
     def held_out_loss(l2: float) -> float:
-        """Return the mean cross entropy on the held-out features."""
         model = fit_on_axes(features[~held], labels[~held], num_classes, l2, variance)
         return -float(model.log_probabilities(features[held])[np.arange(held.sum()), labels[held]].mean())
 
@@ -167,7 +166,7 @@ def fit_on_axes(
 
     The Hessian with respect to a weight on an axis is at most variance / 2 + l2 (Boehning 1992, "Multinomial logistic
     regression algorithm"). Scaling each axis by the inverse square root of this bound makes all axes about equally
-    steep, so L-BFGS-B converges in few steps. After 500 iterations its result is used even if it has not converged.
+    steep, so L-BFGS-B converges in few iterations. After 500 its result is used even if it has not converged.
 
     Args:
         features: coordinates [n, R] on the principal axes.

@@ -1,4 +1,4 @@
-"""Classification of single patches by their features, and the step from patches to pixels, for segmentation probes.
+"""Classification of patches by their features, and conversion between patches and pixels, for segmentation probes.
 
 Notation: P training patches, Q queries, L patches of an image on a grid of h x w, D width, C classes.
 """
@@ -36,9 +36,9 @@ class PatchClassifiers:
     Attributes:
         statistics: mean and scale of the training features.
         linear: linear classifier of standardized features [D].
-        l2: its L2 penalty.
+        l2: L2 penalty of `linear`.
         bank: standardized training features [P, D].
-        labels: their class indices [P].
+        labels: class indices [P] of `bank`.
         num_classes: C.
         k: number of neighbors.
     """
@@ -52,7 +52,7 @@ class PatchClassifiers:
     k: int
 
     def scores(self, patches: Features) -> dict[str, Features]:
-        """Return the log probabilities "linear" and the shares of the votes "knn", [Q, C] each, of patches [Q, D].
+        """Return {"linear": log probabilities, "knn": shares of the votes}, each [Q, C], for patches [Q, D].
 
         Raises:
             DataError: a feature is not finite.
@@ -100,11 +100,11 @@ def patch_labels(mask: npt.NDArray[Any], grid: tuple[int, int], num_classes: int
 
     Args:
         mask: class indices [H, W]; negative ones are unlabeled.
-        grid: (h, w) of the patches, which share the mask evenly.
+        grid: (h, w) of the patches, which divide the mask evenly.
         num_classes: C.
     """
     height, width = mask.shape
-    rows = (2 * np.arange(height) + 1) * grid[0] // (2 * height)  # the patch that the center of a pixel lies in
+    rows = (2 * np.arange(height) + 1) * grid[0] // (2 * height)  # the patch in which a pixel's center lies
     columns = (2 * np.arange(width) + 1) * grid[1] // (2 * width)
     patch = rows[:, None] * grid[1] + columns
     number = grid[0] * grid[1]

@@ -16,8 +16,8 @@ GAP = 8  # pixels between the pictures of a panel
 MIN_SIDE = 224  # smaller pictures are enlarged by a whole factor, so that labels fit and patches are visible
 LABEL_SIZE = 13  # of the font, in pixels
 MAX_COLORS = 64
-_BACKGROUND = ((255, 255, 255), (120, 120, 120))  # of a map, and of its unlabeled images
-_LIGHTNESS = (0.35, 0.88)  # limits in Oklab for colors that differ from white and show borders of white
+_BACKGROUND = ((255, 255, 255), (120, 120, 120))  # colors of a map's background and of its unlabeled images
+_LIGHTNESS = (0.35, 0.88)  # limits of the lightness in Oklab; lighter colors would be hard to see on white
 _TO_CONES = np.array(
     (
         (0.4122214708, 0.5363325363, 0.0514459929),
@@ -75,7 +75,7 @@ def highlight(image: npt.NDArray[np.uint8], relevance: npt.NDArray[np.floating[A
 def principal_colors(features: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.uint8]:
     """Return the first three principal components of features [..., D] as colors, uint8 [..., 3].
 
-    Components are scaled from their 1 % to their 99 % quantile. The sign of a component is arbitrary; the one with a
+    Each component is scaled so that its 1 % and 99 % quantiles become 0 and 255. Its sign is arbitrary; the sign with a
     positive third moment is taken, so that colors change little from one epoch to the next. Components beyond the rank
     of the features are mid-gray.
     """
@@ -105,7 +105,7 @@ def tile(pictures: Mapping[str, npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]
     """
     items = [(label, picture[None]) for label, picture in pictures.items()]
     height, width = items[0][1].shape[1:3]
-    size = round(TILE_LABEL_SHARE * width * _enlargement(height, width))  # boards show panels at about half their size
+    size = round(TILE_LABEL_SHARE * width * _enlargement(height, width))  # boards show panels at about half size
     rows = [np.asarray(compose(dict(items[i : i + 2]), size)) for i in range(0, len(items), 2)]
     whole = max(row.shape[1] for row in rows)
     padding = [((0, 0), (0, whole - row.shape[1]), (0, 0)) for row in rows]
@@ -149,7 +149,7 @@ def _enlargement(height: int, width: int) -> int:
 
 
 def _wrap(label: str, lettering: Lettering, width: int) -> str:
-    """Break a label into lines of at most `width` pixels, at blanks and in words that are longer than a line."""
+    """Break a label into lines of at most `width` pixels, at spaces and within words that are longer than a line."""
     lines = [""]
     for word in label.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -27,11 +27,11 @@ class HiddenPSNR:
         predicted: Mapping[str, npt.NDArray[np.uint8]],
         hidden: npt.NDArray[np.bool_],
     ) -> None:
-        """Add a batch: the predictions of the networks, and those of the trivial predictors for its hidden patches.
+        """Add the predictions of the networks for a batch, and compute and add those of the trivial predictors.
 
         Args:
             original: pictures [B, H, W, C].
-            predicted: pictures of the same shape by the name of the network; only their hidden patches count.
+            predicted: {name of a network: pictures of the same shape}; only their hidden patches count.
             hidden: [B, rows, columns], True for hidden patches; every image has a visible patch.
         """
         batch, *grid = hidden.shape

@@ -1,4 +1,4 @@
-"""Pictures of features by thumbnails of their images: nearest neighbors, and maps of two dimensions.
+"""Pictures that show features by thumbnails of their images: nearest neighbors, and two-dimensional maps.
 
 Notation: n images, D width, S side of a thumbnail in pixels.
 """
@@ -37,7 +37,7 @@ class Neighbor(NamedTuple):
     Attributes:
         pixels: uint8 [S, S, 3].
         caption: at most two lines of text.
-        same_class: whether it has the class of the query; None for a query, and if the query has no class.
+        same_class: whether the image has the query's class; None for the query itself, and if it has no class.
     """
 
     pixels: Pixels
@@ -69,7 +69,7 @@ def neighbor_picture(rows: Sequence[Sequence[Neighbor]]) -> Image.Image:
 
 
 def _fitted(text: str, lettering: Lettering, width: int) -> str:
-    """Return the text, truncated to `width` pixels."""
+    """Return `text`, or its start and "..." if it is wider than `width` pixels."""
     if lettering.width(text) <= width:
         return text
     while text and lettering.width(f"{text}...") > width:
@@ -78,7 +78,7 @@ def _fitted(text: str, lettering: Lettering, width: int) -> str:
 
 
 def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:
-    """Project features [n, D], n >= 3, divided by their lengths, to positions [n, 2] in [0, 1].
+    """Divide features [n, D], n >= 3, by their lengths, and project them to positions [n, 2] in [0, 1].
 
     "pca" takes the first two principal components. "tsne" (van der Maaten and Hinton 2008; scikit-learn) and "umap"
     (McInnes et al. 2018; umap-learn) start from the first 50 components. Both axes have the same scale. If all features
@@ -142,13 +142,13 @@ def _umap(features: Doubles, seed: int) -> Doubles:
 def map_picture(
     places: Doubles, pixels: Sequence[Pixels], labels: npt.NDArray[np.int64], classes: Sequence[str]
 ) -> Image.Image:
-    """Draw a map: the thumbnail of each image where it covers no earlier one, else a dot.
+    """Draw each image on a map as its thumbnail, or as a dot if the thumbnail would cover an earlier one.
 
     Args:
         places: positions [n, 2] in [0, 1]; their extent gives the picture its aspect ratio.
         pixels: n thumbnails, uint8 [S, S, 3].
         labels: class numbers [n], -1 for unlabeled images.
-        classes: class names, which color dots and frames; empty without classes.
+        classes: class names for the legend; dots and frames have the color of their class. Empty without classes.
     """
     side = len(pixels[0])
     margin, reach = side // 2 + FRAME + GAP, side + 2 * FRAME

@@ -120,8 +120,8 @@ def _transpose(tiles: Floats) -> Floats:
 def _from_left(tiles: Floats, visible: Bools) -> tuple[Floats, Floats]:
     """Return colors and weights 1 / distance of the nearest visible pixel to the left of each pixel's patch.
 
-    Both have the shape of `tiles` [B, rows, columns, P, P, C], weights with a single channel. A weight is 0 without
-    such a pixel.
+    Both have the shape of `tiles` [B, rows, columns, P, P, C], weights with a single channel. If there is no such
+    pixel, the weight is 0.
     """
     columns, side = visible.shape[2], tiles.shape[4]
     at = np.arange(columns)

@@ -1,4 +1,4 @@
-"""Trial of command lines that `plsc-mae weights inspect` prints: if a network refuses the file, the reason is printed.
+"""Trial of each command that `plsc-mae weights inspect` prints; if its network refuses the file, the reason is printed.
 
 The networks are built without values, and only names and shapes of tensors are compared, so this takes little memory.
 """
@@ -34,8 +34,8 @@ def refusals(
 
     Args:
         stored: the file as `weights.read` returns it.
-        base: the same in the base naming of its dialect.
-        kind: kind of its network, see `contents.kind_of`.
+        base: the same file, with the tensors in the base naming of its dialect.
+        kind: kind of the file's network, see `contents.kind_of`.
         uses: {use: command line}.
         heads: numbers of heads of encoder and decoder; 1 for an unknown one, because 1 divides every width.
     """
@@ -50,7 +50,7 @@ def refusals(
 
 
 def _try(stored: Checkpoint, base: Checkpoint, kind: str, use: str, line: str, heads: tuple[int, int]) -> None:
-    """Load the file without values as the command of `line` does, if `use` is one to try; a refusal is a UserError."""
+    """Load the file without values as the command `line` does, if `use` is one to try; raise UserError if refused."""
     if use in FEATURES:
         network, _ = build_encoder(stored, heads[0])
         fill_encoder(network, stored, dry_run=True)

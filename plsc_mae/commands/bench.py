@@ -62,8 +62,8 @@ class StepTimes(NamedTuple):
 def run_step(config: PretrainConfig) -> None:
     """Time optimizer steps on random images, or on real ones if --data_path is given, and print the speed.
 
-    --max_train_step is the number of timed steps, which follow WARMUP_STEPS others. The last line of the output is
-    JSON. All processes must call.
+    --max_train_step is the number of timed steps, which follow WARMUP_STEPS untimed ones. The last line of the output
+    is JSON. All processes must call.
 
     Raises:
         UserError: options, images or files cannot be used.

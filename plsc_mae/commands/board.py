@@ -16,7 +16,7 @@ from plsc_mae.config.runs import BoardConfig
 from plsc_mae.errors import ConfigError, DataError
 
 PORTS = 20  # number of ports to try from the default one
-PICTURES = 1000  # pictures of a kind that the server shows; VisualDL's own limit is 10, beyond which it leaves some out
+PICTURES = 1000  # most pictures per run and tag that the server shows; VisualDL's own limit is 10
 FILES = "*vdlrecords*"
 
 
@@ -44,7 +44,7 @@ def run(config: BoardConfig) -> None:
 
 
 def _server(config: BoardConfig) -> Any:
-    """Return a server of VisualDL's application that is bound to its port."""
+    """Return a server of VisualDL's application that already listens on its port."""
     listener, handler = _listen(config), signal.getsignal(signal.SIGINT)
     try:
         from visualdl.server import app as visualdl
@@ -107,7 +107,7 @@ def _ports(config: BoardConfig) -> Iterator[int]:
 
 
 def _shown_host(host: str) -> str:
-    """Return the host of the URL to open: the machine's name if the server listens on all addresses."""
+    """Return the host in the URL: this machine's name if `host` means all addresses, else `host`, IPv6 in brackets."""
     if host in ("0.0.0.0", "::"):
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host

@@ -67,7 +67,7 @@ from plsc_mae.wording import counted
 logger = logging.getLogger(__name__)
 
 FEW_IMAGES = 8  # smaller batches are too small for a batch norm
-LARGEST_START = 0.1  # accepted share of the initial weights in their moving average at the end of a run
+LARGEST_START = 0.1  # share of the initial weights in the final moving average, above which there is a warning
 
 
 class Trained(NamedTuple):
@@ -91,8 +91,8 @@ def train(config: ClassifyConfig, given: GivenImages) -> Mapping[str, float]:
         given: images in place of those of --data_path and --eval_data_path.
 
     Returns:
-        The metrics by name: of --eval, or of the evaluation after the last epoch that this start has finished; {}
-        without an evaluation.
+        The metrics by name: those of --eval, or of the evaluation after the last epoch that this call finished; {} if
+        nothing was evaluated.
 
     Raises:
         UserError: options, data, folders or checkpoints cannot be used; the message names the remedy.
@@ -165,7 +165,7 @@ def _rates(task: ClassifyTask | PipelinedTask) -> Sequence[str]:
 
 
 def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
-    """Warn of parts of the recipe that do not work with few images per batch or few updates."""
+    """Warn of options that need larger batches or, in fine-tuning, more updates than this run has."""
     if config.probe != "none" and config.batch_size < FEW_IMAGES:
         logger.warning(
             "the probe's batch norm computes mean and variance over %s, which is too few; give --batch_size %d or more",
@@ -188,14 +188,14 @@ def _warn_of_short_finetuning(config: FinetuneConfig, updates: int) -> None:
 
 
 def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels: npt.NDArray[Any]) -> None:
-    """Warn if the best validation metric of a finished run is one that chance explains.
+    """Warn if the best validation metric of a finished run is no better than chance can explain.
 
     There is no warning where chance explains any value, for example with validation images of a single class.
 
     Args:
         config: options of the run.
         kind: kind of the labels.
-        best: largest value of its `best_metric`; not finite without an evaluation.
+        best: largest value of `kind.best_metric`; infinite or NaN if nothing was evaluated.
         labels: validation labels, see `LabelKind.chance`.
     """
     if not math.isfinite(best) or not best <= (limit := kind.chance(labels)) < kind.perfect:
@@ -212,13 +212,12 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
 
 
 def _read_trained(config: ClassifyConfig) -> Trained:
-    """Read the checkpoint of the classifier to evaluate."""
     stored = weights.read_network(config.resume or config.finetune, config.model_key, config.model_prefix)
     return Trained(stored, read_head(base_of(stored), config.classes), stored_kind(stored.meta, stored.path))
 
 
 def _only_evaluated(part: EvaluationPart, trained: Trained) -> Images:
-    """Return the images of a run that evaluates a part of a set."""
+    """Return the `Images` of a run without training; `part` is the first part of the evaluation set."""
     return Images(None, part.images, trained.head.outputs, ClassOrder(), trained.kind)
 
 
@@ -226,7 +225,7 @@ def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path
     """Load and log the weights of the classifier to evaluate, or those that a new run starts from.
 
     `source` is the classifier to evaluate, the checkpoint of a resumed run, or None for a new run. The trainer restores
-    a checkpoint later.
+    a resumed run later; only its encoder is loaded here, and only for --cache_features.
     """
     if isinstance(source, Trained):
         warn_of_eps(model.encoder, source.checkpoint)
@@ -294,7 +293,7 @@ def _evaluations(
 def _evaluation(
     task: ClassifyTask | PipelinedTask, config: ClassifyConfig, dataset: KeyedDataset, world: World
 ) -> Callable[..., Evaluation]:
-    """Return a function that makes an evaluation on a data set from further arguments of `Evaluation`."""
+    """Return a constructor of evaluations on a data set; calls pass the remaining arguments of `Evaluation`."""
     loader = validation_loader(dataset, config, world)
     precision = choose_precision(config.amp, config.amp_dtype, world.is_gpu, config.amp_level)
     return functools.partial(Evaluation, task, loader, world, shared=config.dist_eval, precision=precision)
@@ -303,11 +302,10 @@ def _evaluation(
 def _evaluate(
     model: ImageClassifier, parts: Iterator[EvaluationPart], config: ClassifyConfig, images: Images, world: World
 ) -> Mapping[str, float]:
-    """Evaluate the loaded network on the parts of a set; all processes must call."""
+    """Evaluate the loaded network on the parts of an evaluation set; all processes must call."""
     task = _task(model, config, images, world)
 
     def evaluation_of(part: EvaluationPart) -> Evaluation:
-        """Return the evaluation on the images of a part."""
         dataset = build_datasets(config, images._replace(val=part.images), world).val
         assert dataset is not None
         return _evaluation(task, config, dataset, world)(gather=True)

@@ -48,9 +48,14 @@ LabeledImages = ImageList | CifarImages
 
 
 class Images(NamedTuple):
-    """Labeled images of a run, the number of the classifier's outputs, the order of the classes, the kind of labels.
+    """Labeled images of a run, and the outputs of its classifier.
 
-    If `train` is None, the classifier is only evaluated; if `val` is None, it is only trained.
+    Attributes:
+        train: training images; None if the classifier is only evaluated.
+        val: validation images; None if the classifier is only trained.
+        num_classes: number of outputs.
+        class_order: order of the classes.
+        kind: kind of the labels.
     """
 
     train: LabeledImages | None
@@ -68,7 +73,7 @@ class Datasets(NamedTuple):
 
 
 def find_training_images(config: ClassifyConfig, given: GivenImages) -> Images:
-    """List the training images, and the validation images unless the run evaluates nothing.
+    """List the training images and, unless the options disable evaluation, the validation images.
 
     Raises:
         ConfigError: there is no --data_path, an option does not fit the images, or a package is not installed.
@@ -124,7 +129,7 @@ def _find_tables(
 def _validation_table(
     config: ClassifyConfig, kind: LabelKind | type[LabelKind], names: tuple[str, ...], source: str
 ) -> ImageList:
-    """Return the validation images of a CSV file; their labels are `names`, those of `source`, in this order."""
+    """Return the validation images of a CSV file, with the same labels, `names`, as `source` and in the same order."""
     flag = "--eval_data_path" if config.eval_data_path else "--data_path"
     if not config.eval_data_path and Path(config.data_path).is_file() and not config.eval:
         raise DataError(f"--data_path {config.data_path} has no validation images; set --eval_data_path to their file")
@@ -134,7 +139,6 @@ def _validation_table(
 
 
 def _take_fraction(config: ClassifyConfig, train: LabeledImages, *, dense: bool) -> LabeledImages:
-    """Return the share --train_fraction of the training images."""
     share, seed = config.train_fraction, config.seed
     rows = fraction_of_all(len(train), share, seed) if dense else fraction(train, share, seed)
     logger.info(
@@ -157,7 +161,7 @@ def find_evaluation_parts(
     Args:
         config: options of the run.
         head: outputs of the network.
-        kind: kind of its labels.
+        kind: kind of the network's labels.
         given: images in place of those of --data_path and --eval_data_path.
 
     Raises:
@@ -199,7 +203,7 @@ def _require_data_path(config: ClassifyConfig) -> None:
 
 
 def build_datasets(config: ClassifyConfig, images: Images, world: World) -> Datasets:
-    """Return the data sets of a run's images; pipeline stages after the first get data sets of sizes only."""
+    """Return the data sets of a run's images; those of pipeline stages after the first have a size but no images."""
     if world.previous is not None:  # pipeline stages after the first read no images
         return Datasets(
             *(None if split is None else SizeOnlyDataset(len(split)) for split in (images.train, images.val))
@@ -256,9 +260,9 @@ def _reading(config: ClassifyConfig) -> dict[str, Any]:
 
 
 def cached_datasets(model: ImageClassifier, config: ClassifyConfig, images: Images, world: World) -> Datasets:
-    """Encode the evaluation crop of every readable image; return data sets of the features; all processes must call.
+    """Encode the evaluation crop of every readable image and return data sets of the features.
 
-    The data sets of all processes but the main one are None.
+    All processes must call. Outside the main process, the data sets are None.
 
     Raises:
         CheckpointError: a feature is NaN or infinite.
@@ -293,7 +297,7 @@ def loader_workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
 
 
 def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: World) -> BatchLoader:
-    """Return a loader of every image once: in each process or, with --dist_eval, divided among the processes."""
+    """Return a loader that reads every image once: in each process or, with --dist_eval, in one of the processes."""
     rank, size = (world.rank, world.size) if config.dist_eval else (0, 1)
     sampler = EpochBatchSampler(
         len(dataset), config.batch_size, rank, size, config.seed, shuffle=False, drop_last=False

@@ -33,8 +33,8 @@ Source = tuple[Encode, tuple[int, int], str]  # an encoder, the (h, w) of its im
 class Row:
     """A row of the table: a kind of features and its top-1 accuracies in percent.
 
-    `knn` and `linear` have an accuracy for each seed of random weights, and a single one for other features. `few` has
-    the accuracies with few labels by number or share of labels, one for each such seed and choice of labels.
+    For random weights, `knn` and `linear` have one accuracy per seed; for other features, they have a single one. `few`
+    has lists of accuracies by number or share of labels, with one accuracy for each such seed and choice of labels.
     """
 
     features: str
@@ -134,7 +134,7 @@ def _encoder(path: str, config: CompareConfig, seed: int | None) -> Source:
 
 
 def _score(row: Row, encoded: EncodedLists, k: int, choices: Choices) -> None:
-    """Add the accuracies of features [bank, queries] to a row; every classifier standardizes the features."""
+    """Add the accuracies of the encoded bank and queries to a row; every classifier standardizes the features."""
     bank, queries = encoded.parts
     labels = bank.labels, queries.labels
     near, far = standardize(bank.features, queries.features)

@@ -14,7 +14,7 @@ _LEAST_WIDTH = 16  # of the columns that are wrapped; names, commands and method
 
 
 def run(config: ConfigsConfig) -> None:
-    """Print the file of the recipe that `config` names or, if it is not a whole name, a table of the matching recipes.
+    """Print a recipe if `config` has its full name, else a table of the recipes whose names match.
 
     Raises:
         ConfigError: no name matches.

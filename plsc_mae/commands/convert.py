@@ -34,10 +34,10 @@ def run(config: WeightsConvertConfig) -> None:
     """Read a file, write its network in another dialect, and report what was left out.
 
     Raises:
-        CheckpointError: the file cannot be read, lacks a tensor or has positions of a grid that is not square, or the
-            new file cannot be written.
-        ConfigError: the dialect is unknown or cannot hold the network, the new file exists or must not be replaced, or
-            an option is missing or does not fit.
+        CheckpointError: the file cannot be read, lacks a tensor or has position embeddings of a grid that is not
+            square, or the new file cannot be written.
+        ConfigError: the dialect is unknown or cannot hold the network, the new file exists and must not be replaced,
+            or an option is missing or does not fit.
     """
     find_dialect(config.dialect)
     out = Path(config.out)
@@ -76,7 +76,7 @@ def run(config: WeightsConvertConfig) -> None:
 
 
 def _lost_settings(stored: Checkpoint, kind: str, dialect: str, *, with_settings: bool) -> list[str]:
-    """Return descriptions of settings in a file that have no place in the converted one."""
+    """Return descriptions of settings in a file that the converted file cannot hold."""
     lost = []
     names, eps = stored.meta.get("classes"), trained_eps(stored)
     if kind == CLASSIFIER and isinstance(names, list) and names:
@@ -89,7 +89,7 @@ def _lost_settings(stored: Checkpoint, kind: str, dialect: str, *, with_settings
 
 
 def _checked(network: nn.Layer, stored: Checkpoint, kind: str, *, convert_channels: bool) -> LoadReport:
-    """Load `stored` into `network` again and return the report; refuse positions of a grid that is not square."""
+    """Load `stored` into `network` and return the report; raise CheckpointError if a position grid is not square."""
     encoder = getattr(network, "encoder", network)
     fit = PositionFit(network, encoder, stored, silent=True) if convert_channels else None
     report = weights.load(network, stored, prefix="encoder." if kind == ENCODER else "", resize=fit)

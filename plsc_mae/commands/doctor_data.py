@@ -54,7 +54,7 @@ def _examine_splits(data_path: str, pixel_format: PixelFormat) -> Iterator[str |
 
 
 def _folder_of_splits(folder: Path) -> Path | None:
-    """Return the folder below `folder` that the user probably means because it has train/; None without one."""
+    """Return a folder below `folder` that the user probably means, as it has train/; None if no folder fits better."""
     if any((folder / split).is_dir() for split in ("train", "val")):
         inner = folder / "train"
         return inner if (inner / "train").is_dir() and (inner / "val").is_dir() else None

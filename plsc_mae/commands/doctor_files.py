@@ -30,7 +30,7 @@ REMEDY = (
 
 
 class _Losses(NamedTuple):
-    """Files of one split with a property, and a description of what is lost."""
+    """Files of one split that lose something when they are read as RGB, and a description of the loss."""
 
     indices: Sequence[int]
     text: str
@@ -132,7 +132,6 @@ class _Content(NamedTuple):
 
 
 def _content(path: str) -> _Content | None:
-    """Return the content of a file; None if it cannot be read."""
     try:
         raster = open_values(path)
         dtype = raster.read(slice(0, 1), slice(0, 1)).dtype

@@ -21,10 +21,10 @@ class Finding(NamedTuple):
 
 
 def error(text: str) -> Finding:
-    """Return the finding of an error, for example a problem that ends runs or invalidates their results."""
+    """Return an error: a finding about a problem that, for example, ends runs or invalidates their results."""
     return Finding(text, stops=True)
 
 
 def warning(text: str) -> Finding:
-    """Return the finding of a warning, for example a problem that affects some runs only, or their speed."""
+    """Return a warning: a finding about a problem that, for example, affects only some runs, or only their speed."""
     return Finding(text, stops=False)

@@ -24,7 +24,7 @@ class Driver(NamedTuple):
         version: version of the driver.
         cuda: the newest CUDA version that it supports, (major, minor).
         gpus: names of the GPUs.
-        capability: their largest compute capability; 0 if the driver does not report it.
+        capability: largest compute capability of the GPUs; 0 if the driver does not report it.
     """
 
     version: str

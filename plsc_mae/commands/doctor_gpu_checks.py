@@ -20,7 +20,7 @@ from plsc_mae.parallel.world import World
 
 REPORT = "gpu-report.json"
 SELF_TEST_PROCESSES = 2
-MARGIN = 10.0  # seconds of the limit that are left to end the last process
+MARGIN = 10.0  # seconds of the limit that are reserved for ending the last process
 NO_KERNELS = "the check of kernels did not pass"
 NOTHING_MEASURED = "NOTHING IS MEASURED ON A GPU: Paddle sees none, so the checks test themselves on the CPU"
 WHERE_TO_SEND = (
@@ -33,7 +33,7 @@ WHERE_TO_SEND = (
 def examine_by_computing(
     gpus: int, driver: Driver | str | None, report: str, minutes: float
 ) -> Iterator[str | Finding]:
-    """Run all checks, yield a line for each result as it comes and a finding if it is bad or slow; write the report.
+    """Run all checks, yield a line for each result and, if it is bad or slow, a finding; then write the report.
 
     Args:
         gpus: number of GPUs that Paddle can use; 0 lets the checks test themselves on the CPU.
@@ -79,7 +79,7 @@ def run_all(gpus: int, minutes: float = MINUTES) -> Iterator[Result]:
 
     Without a GPU, the collectives run in SELF_TEST_PROCESSES processes on the CPU. If the check of kernels does not
     pass, the checks of determinism and of the collectives are skipped. All checks together take at most `minutes`, and
-    the limit of each one grows with it.
+    the limit of each one is proportional to `minutes`.
     """
     deadline, scale = time.monotonic() + 60 * minutes - MARGIN, minutes / MINUTES
     unusable = False

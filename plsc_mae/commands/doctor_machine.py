@@ -89,7 +89,7 @@ def examine_optional_modules() -> Iterator[Finding]:
 
 
 def examine_environment(gpus: int, environ: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Report variables that mislead the launcher; processes that it started report nothing, because it sets them."""
+    """Report variables that mislead the launcher, except in processes that it started, since it sets them itself."""
     if "PADDLE_TRAINER_ID" in environ:
         return
     for name, remedy in LAUNCH_TRAPS.items():

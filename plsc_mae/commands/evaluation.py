@@ -87,7 +87,11 @@ def evaluate(
 
 
 def _evaluate_part(task: ClassifyTask, part: EvaluationPart, evaluation: Evaluation) -> _Result:
-    """Evaluate a part, predicting its classes only; refuse a loss that is not finite; all processes must call."""
+    """Evaluate the network on a part, with the classes of the part as its only choices; all processes must call.
+
+    Raises:
+        CheckpointError: the loss is not finite.
+    """
     task.select_outputs(part.outputs)
     metrics = {name.removeprefix("test_"): value for name, value in evaluation().metrics.items()}
     gathered = evaluation.gathered
@@ -104,7 +108,7 @@ def _evaluate_part(task: ClassifyTask, part: EvaluationPart, evaluation: Evaluat
 
 
 def _describe(kind: LabelKind, result: _Result) -> str:
-    """Return the text with the metrics of a set with a single part."""
+    """Return the metrics of an evaluation set with a single part, as text."""
     metrics = result.metrics
     if result.part.accepted is not None:
         values = " ".join(f"Acc@{k} {metrics[f'real_acc{k}']:.3f}" for k in _KS)
@@ -115,9 +119,9 @@ def _describe(kind: LabelKind, result: _Result) -> str:
 
 
 def _report(kind: LabelKind, result: _Result) -> Report:
-    """Return the tables and charts of a set with a single part; none if images have several correct classes.
+    """Return the tables and charts of an evaluation set with a single part.
 
-    Outputs without a name show their number.
+    The report is empty if images have several correct classes. Outputs without a name appear by number.
     """
     part, (_, outputs, labels) = result.part, result.gathered
     if part.accepted is not None:
@@ -127,7 +131,7 @@ def _report(kind: LabelKind, result: _Result) -> Report:
 
 
 def _summarize_corruptions(errors: Mapping[str, list[float]]) -> tuple[dict[str, float], str]:
-    """Return (metrics, a line with them) for the top-1 errors in percent of each corruption, one per severity."""
+    """Return (metrics of all corruptions, line to print); `errors` has top-1 errors in percent, one per severity."""
     counted = [values for name, values in errors.items() if name in ALEXNET_ERRORS] or list(errors.values())
     metrics = {"error": float(np.mean(counted))}
     mce = mean_corruption_error(errors)

@@ -35,7 +35,7 @@ def save_evaluation(folder: Path, summary: Mapping[str, Any], report: Report) ->
     """Write the metrics, tables and charts of an evaluation and return the paths.
 
     Raises:
-        DataError: a file cannot be written, or exists and is not of an earlier evaluation.
+        DataError: a file cannot be written, or exists and is not from an earlier evaluation.
     """
     try:
         with result_replacement(folder / METRICS) as temporary:

@@ -47,7 +47,7 @@ class Maps(NamedTuple):
     """Attention maps of one image.
 
     Attributes:
-        weights: relevance [N, N] of each of N tokens (column) for each (row), by label. All images have the same
+        weights: arrays [N, N] by label, where [i, j] is the relevance of token j for token i. All images have the same
             labels, so they can share a sheet.
         captions: more specific labels for the image's own panel, by label.
         verdict: the class and its probability; "" for maps that depend on no class.
@@ -59,7 +59,7 @@ class Maps(NamedTuple):
 
 
 def run(config: ExplainConfig) -> int:
-    """Draw a panel for each of up to --max_images images and, of several, a sheet of the first ones; save them.
+    """Draw and save a panel for each of up to --max_images images and, if there are several, a sheet of the first.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -192,7 +192,7 @@ class Explainer:
 def find_category(text: str, classes: Sequence[str]) -> int | None:
     """Return the class number for `text`, a number or a name; None for "predicted".
 
-    A number below the number of classes is a position among them; the log warns if another class has it as its name.
+    A number that is in range is a class number, even if another class has it as its name; then the log warns.
 
     Raises:
         ConfigError: the class does not exist.

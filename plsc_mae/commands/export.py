@@ -1,4 +1,4 @@
-"""`plsc-mae export`: writes a network for another program, with an example of its use, and checks it there."""
+"""`plsc-mae export`: writes a network for another program, with an example of its use, and checks its outputs there."""
 
 from __future__ import annotations
 

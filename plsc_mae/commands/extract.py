@@ -91,7 +91,6 @@ def check_destination(config: ExtractConfig) -> None:
 
 
 def _pictures(config: ExtractConfig) -> list[Path]:
-    """Return the files of the pictures that the options ask for."""
     path = Path(config.save_path)
     return [*([neighbors_path(path)] if config.num_pictures else []), *(map_path(path, each) for each in config.map)]
 
@@ -141,7 +140,7 @@ def save(config: ExtractConfig, features: Features) -> int:
     """Write features to --save_path, draw pictures, print the files, and return the exit code of `run`.
 
     Raises:
-        DataError: a file cannot be written, a picture cannot be drawn, or there are too few images for one.
+        DataError: a file cannot be written, a picture cannot be drawn, or there are too few images for a picture.
         ConfigError: a package is not installed.
     """
     arrays, images = dict(features.arrays), features.images
@@ -161,7 +160,7 @@ def save(config: ExtractConfig, features: Features) -> int:
 
 
 def _draw(config: ExtractConfig, features: Features) -> None:
-    """Draw the pictures that the options ask for, of the last array that has one vector per image."""
+    """Draw the pictures that the options ask for, from the last array that has one vector per image."""
     if not config.num_pictures and not config.map:
         return
     path, array = Path(config.save_path), [array for array in features.arrays.values() if array.ndim == 2][-1]
@@ -174,7 +173,7 @@ def _draw(config: ExtractConfig, features: Features) -> None:
 
 
 def _resolve(layers: Sequence[int], depth: int) -> list[int]:
-    """Return `layers` without duplicates, negative ones counted from the last; refuse numbers out of range."""
+    """Return `layers` without duplicates, negative ones counted from the last; raise ConfigError if out of range."""
     for layer in layers:
         if not -depth - 1 <= layer <= depth:
             raise ConfigError(

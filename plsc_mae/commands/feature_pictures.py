@@ -28,7 +28,7 @@ MAX_DIGITS = 6  # decimals of a cosine in float32
 
 
 class ImageFeatures(NamedTuple):
-    """Features of images that can be drawn.
+    """Features of images, together with the images to draw.
 
     Attributes:
         features: [n, D].
@@ -52,11 +52,11 @@ class ImageFeatures(NamedTuple):
         return self.display.draw_pixels(view(image, sample_rng(0, 0, number))["image"])
 
     def label(self, row: int) -> int:
-        """Return the class number of a row, -1 without one."""
+        """Return the class number of the image of a row; -1 if it has no class."""
         return int(self.images.labels[self.numbers[row]])
 
     def captions(self, rows: Sequence[int]) -> dict[int, str]:
-        """Return the class of each row's image or, without one, its file name, by row, in drawable characters."""
+        """Return, by row, the class name of the image, or its file name if it has no class, in drawable characters."""
         names, numbers = [], []
         for row in rows:
             label, number = self.label(row), int(self.numbers[row])
@@ -101,7 +101,7 @@ def save_neighbors(path: Path, command: str, queries: ImageFeatures, bank: Image
 
 
 def distinct_digits(rows: Sequence[Sequence[float]]) -> int:
-    """Return the fewest decimals, 3 to MAX_DIGITS, that distinguish different cosines of a row, and these from 1."""
+    """Return the fewest decimals, 3 to MAX_DIGITS, that keep unequal cosines of a row distinct, also from 1."""
     values = [{1.0, *(round(value, MAX_DIGITS) for value in row)} for row in rows]
     for digits in range(3, MAX_DIGITS):
         if all(len({f"{value:.{digits}f}" for value in row}) == len(row) for row in values):
@@ -133,10 +133,10 @@ def save_maps(
 
 
 def neighbors_path(path: Path) -> Path:
-    """Return the path of the picture of neighbors beside a file of features."""
+    """Return the path of the picture of neighbors for the file of features `path`, in the same folder."""
     return path.with_name(f"{path.stem}-neighbors.png")
 
 
 def map_path(path: Path, method: MapMethod) -> Path:
-    """Return the path of a map beside a file of features."""
+    """Return the path of the map by `method` for the file of features `path`, in the same folder."""
     return path.with_name(f"{path.stem}-{method}.png")

@@ -1,4 +1,4 @@
-"""`plsc-mae fewshot`: accuracy of the features of an encoder with few labels."""
+"""`plsc-mae fewshot`: measures the accuracy that an encoder's features reach with few labels."""
 
 from __future__ import annotations
 

@@ -47,14 +47,14 @@ class Inspection:
         kind: "tokenizer", "classifier", "encoder", "unknown", or the `network` of a method.
         holds: the kind of network in words.
         place: assumptions about the network's place in the file; empty if it is in the usual place.
-        sizes: sizes of its parts, {part: {name: value}}.
+        sizes: sizes of the network's parts, {part: {name: value}}.
         target: the prediction target of its training.
         tensors: number of tensors of the network.
         values: number of elements of these tensors.
         dtypes: number of tensors of the network by type.
         not_finite: {tensor: number of NaN and infinite values}.
         beside: number of tensors outside the network by top-level key, such as "optimizer".
-        phase: the training phase that wrote it; empty if not stored.
+        phase: training phase, such as "pretrain", that wrote the file; empty if not stored.
         epoch: epoch of a training checkpoint; None if not stored.
         options: training options stored in the file.
         unknown: sentences about properties that could not be found out.
@@ -86,7 +86,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class TensorLine:
-    """One tensor of a file: `nan` counts NaN; `mean` and `std` are over its finite real values, None without any."""
+    """One tensor of a file; `nan` counts NaN; `mean` and `std` are of its finite real values, None if it has none."""
 
     name: str
     shape: tuple[int, ...]
@@ -105,7 +105,7 @@ def inspect_file(
         source: the file, or its content as `weights.read` returns it.
         num_heads: attention heads of the encoder, if the file does not determine them.
         decoder_num_heads: attention heads of the decoder, if the file does not determine them.
-        flags: flags that chose the network of `source`, with leading spaces, for the ends of command lines.
+        flags: flags that chose the network in `source`, with leading spaces, to be appended to the printed commands.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -193,7 +193,7 @@ def _not_finite(stored: Checkpoint) -> dict[str, int]:
 
 
 def _beside(stored: Checkpoint) -> dict[str, int]:
-    """Count the tensors outside the network by the first part of their path; a table without tensors counts 0."""
+    """Count the tensors outside the network by top-level key; a key whose table has no tensors counts 0."""
     counts = Counter(path.partition("/")[0] for path in stored.tensors if "/" in path)
     network = stored.key.partition("/")[0]
     tables = {key: 0 for key, value in stored.meta.items() if isinstance(value, dict) and key != "args"}
@@ -235,7 +235,7 @@ def _add_names(found: Inspection, stored: Checkpoint) -> None:
 
 
 def _add_network(found: Inspection, base: Checkpoint, stored: Checkpoint, heads: tuple[int | None, int | None]) -> None:
-    """Fill in the facts about a network of a known dialect; `heads` are the user's for encoder and decoder."""
+    """Fill in the facts about a network of a known dialect; `heads` are those given by the user."""
     _add_encoder(found, base, heads[0])
     if found.kind == CLASSIFIER:
         _add_classifier(found, base, stored)
@@ -318,7 +318,7 @@ def _add_classifier(found: Inspection, base: Checkpoint, stored: Checkpoint) -> 
 
 
 def _config(found: Inspection, base: Checkpoint) -> PretrainConfig | None:
-    """Infer the options of pre-training; on failure note the reason and return None."""
+    """Infer the options of pre-training; on failure add the reason to `found.misfits` and return None."""
     try:
         return training_config(base, {})
     except UserError as error:

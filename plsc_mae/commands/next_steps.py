@@ -1,4 +1,4 @@
-"""The last lines of a run: commands for its result, ready to copy where the path of the images is known."""
+"""The last lines of a run: commands that use its result, with DIR in place of a path of images that is unknown."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Pat
 
     Args:
         config: options of the run.
-        network: the trained network, whole.
-        checkpoint: its last checkpoint.
-        images: its training images; with two or more classes, they can train a classifier.
+        network: the whole trained network.
+        checkpoint: last checkpoint of the run.
+        images: training images of the run; with two or more classes, they can train a classifier.
     """
     folder = Path(config.output_dir)
     steps = {"learning": f"plsc-mae report {shlex.quote(str(folder))}"}
@@ -60,7 +60,7 @@ def _classifier_flags(config: PretrainConfig, labeled: int, width: int) -> str:
 
     Args:
         config: options of the pre-training.
-        labeled: number of its images; 0 if they have fewer than two classes, so that others train the classifier.
+        labeled: number of its images; 0 if they have fewer than two classes and cannot train the classifier.
         width: width of the encoder.
     """
     flags, default = _tile(config), FINETUNE[config.method]
@@ -91,7 +91,7 @@ def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> 
 
     Args:
         config: options of the run.
-        checkpoint: its best checkpoint, or its last one if it was not evaluated.
+        checkpoint: best checkpoint of the run, or the last one if nothing was evaluated.
         run: id of the run.
     """
     file, options = shlex.quote(str(checkpoint)), shlex.quote(str(config_path(config.output_dir, run)))
@@ -108,7 +108,7 @@ def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> 
 
 
 def _single_process(config: ClassifyConfig) -> str:
-    """Return the flags that undo a division of the network among processes, with leading spaces."""
+    """Return the flags that undo a division of the network among processes, with leading spaces; "" if undivided."""
     flags = " --tensor_parallel 1" if config.tensor_parallel > 1 else ""
     if config.pipeline_parallel > 1:
         flags += " --pipeline_parallel 1" + (" --micro_batches none" if config.micro_batches is not None else "")
@@ -121,12 +121,12 @@ def _data(config: TrainingConfig) -> str:
 
 
 def _tile(config: TrainingConfig) -> str:
-    """Return the flag --tile of the run with a leading space; "" without it."""
+    """Return the flag --tile of the run with a leading space; "" if the run does not use it."""
     return f" --tile {config.tile}" if config.tile else ""
 
 
 def _print(steps: Mapping[str, str]) -> None:
-    """Print each purpose with its command, in which the program is called as for this process."""
+    """Print each purpose with its command, which calls the program in the same way as this process was called."""
     program = console.program()
     commands = {use: line.replace(console.PROGRAM, program, 1) for use, line in steps.items()}
     width = max(map(len, commands))

@@ -51,7 +51,7 @@ def run(config: ParityConfig) -> None:
 
 
 def _comparisons(config: ParityConfig, precision: Precision) -> Iterator[Comparison]:
-    """Yield the comparisons of each network: with the oracle and, last because it changes the weights, the original."""
+    """Yield the comparisons of each network: with the oracle, then with the original, which changes the weights."""
     original = find_original(config.reference, originals()) if config.reference else None
     for case in open_cases(config, precision):
         reason = unsupported_reason(original, case) if original else ""

@@ -256,13 +256,13 @@ class PanelFolder:
         return own
 
     def _mark(self, index: int) -> str:
-        """Return the text in the panel of an image; the digest represents the path, which may not be ASCII."""
+        """Return the text that identifies an image's panel, with a digest of the path, which may not be ASCII."""
         path = os.fsencode(os.path.realpath(self.images.path(index)))
         return f"{MARK} {self.command}, image {hashlib.sha256(path).hexdigest()}"
 
 
 def _flat(path: str, *, suffix: bool) -> str:
-    """Return an image's path as a file name of limited length; without `suffix`, in lower case, for comparison."""
+    """Return an image's path as a file name of limited length; if not `suffix`, without suffix and in lower case."""
     name = path.replace("/", "_")
     if not suffix:
         name = os.path.splitext(name)[0].casefold()

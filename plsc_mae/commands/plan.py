@@ -68,7 +68,7 @@ def _plans_this_gpu(config: PlannedRun) -> bool:
 
 
 def _at_available_precision(config: PlannedRun) -> PlannedRun:
-    """Return the config without --amp if the run computes in float32 on this machine's GPU."""
+    """Return `config`, but without --amp if the plan is for this machine's GPU and that GPU lacks mixed precision."""
     if not _plans_this_gpu(config):
         return config
     precision = choose_precision(config.amp, config.amp_dtype, True, config.amp_level)
@@ -76,7 +76,7 @@ def _at_available_precision(config: PlannedRun) -> PlannedRun:
 
 
 def _capability(config: PlannedRun) -> Capability:
-    """Return the compute capability of the planned GPUs: this machine's or, of other ones, 7.0 or 8.0 by --flash."""
+    """Return this machine's compute capability, or, if other GPUs are planned, 7.0 if `flash` is False, else 8.0."""
     if _plans_this_gpu(config):
         return current_capability()
     return VOLTA if config.flash is False else AMPERE

@@ -28,8 +28,8 @@ COLORS = ("tab:blue", "tab:green", "tab:red", "tab:purple")  # the learning rate
 def run(config: PlotConfig) -> None:
     """Draw the loss or other metrics over optimizer steps, with the learning rate on a second axis.
 
-    With the loss of pre-training the picture has losses of trivial predictors, if trivial_losses.json has them. Metrics
-    of the print intervals are from train.jsonl, others, such as `knn_acc1`, from log.txt.
+    If the loss of pre-training is drawn, so are the losses of trivial predictors in trivial_losses.json. Metrics of the
+    print intervals are read from train.jsonl, others, such as `knn_acc1`, from log.txt.
 
     Raises:
         DataError: the folder has no train.jsonl, or the picture cannot be written or has an unknown format.
@@ -94,12 +94,12 @@ def _draw_levels(axes: Any, trivial: Mapping[str, Any], names: Sequence[str]) ->
 
 
 def _label(name: str) -> str:
-    """Return a metric's name with the values that mean collapsed and even features, if it is such a statistic."""
+    """Return a metric's name; for a statistic in EXTREMES, add its values for collapsed and for even features."""
     return f"{name} ({EXTREMES[name]})" if name in EXTREMES else name
 
 
 def _records_with(name: str, intervals: Records, epochs: Records, log: Path) -> Records:
-    """Return the records with a number of a metric; without any, a ConfigError lists the names in both logs."""
+    """Return the records of the first log with numbers of a metric; raise ConfigError if neither has any."""
     for records in (intervals, epochs):
         if found := [record for record in records if isinstance(record.get(name), (int, float))]:
             return found

@@ -29,7 +29,7 @@ SIGNS = {".csv": (",".join(COLUMNS),), ".json": _KEYS, ".jsonl": _KEYS}  # how a
 
 
 class Prediction(NamedTuple):
-    """The most probable classes or labels of an image, the best first, or all numbers in the order of the outputs.
+    """The most probable classes or labels of an image, the best first, or all predicted numbers in order.
 
     The field names are the keys in .json and .jsonl files, where `values` has the name of `LabelKind.values`. The image
     is named as `plsc_mae.names.escape_name` writes its path.

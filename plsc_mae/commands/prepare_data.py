@@ -55,9 +55,9 @@ def run(config: PrepareDataConfig) -> None:
 
 
 def _pack_split(config: PrepareDataConfig, images: ImageList, split: str) -> None:
-    """Pack the images of a split, unless that is done, and print a summary.
+    """Pack the images of a split, unless they are packed already, and print a summary.
 
-    Classes that are numbers are written to a list file, and their names in classes.txt are copied.
+    If the classes are numbers, also write a list file with the labels, and copy classes.txt if the source has it.
     """
     root, names = Path(config.dst), None
     folder, prefix = root / split, split or _UNNAMED
@@ -77,7 +77,7 @@ def _pack_split(config: PrepareDataConfig, images: ImageList, split: str) -> Non
     if not record.finished:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder, "DST"):
-            record = PackRecord.open(folder, options)  # another process may have written to it before the lock
+            record = PackRecord.open(folder, options)  # another process may have packed before this one got the lock
             _pack(config, images, record, folder, resize)
     _print_summary(images, folder, record)
     if images.numbered and images.classes:
@@ -113,7 +113,7 @@ def _pack(
 
 
 def _add(writer: ShardWriter, images: ImageList, number: int, file: EncodedFile, config: PrepareDataConfig) -> None:
-    """Write an image to the current shard; one that cannot be read is left out or, with --bad_image error, refused."""
+    """Write an image to the current shard; leave out an unreadable one or, with --bad_image error, raise DataError."""
     if not file.problem:
         writer.add(member_name(images, number, is_resized=file.is_resized), file.content)
         return
@@ -143,7 +143,6 @@ def _class_folder(images: ImageList, number: int) -> str:
 
 
 def _digest(images: ImageList) -> str:
-    """Return a digest of the names and labels of the images."""
     digest = hashlib.sha256(repr(images.classes).encode("utf-8", "surrogateescape"))
     for path in images.paths:
         digest.update(os.fsencode(path) + b"\0")
@@ -167,7 +166,7 @@ def _list_path(root: Path, prefix: str) -> Path:
 
 
 def _signs(prefix: str) -> tuple[str]:
-    """Return the text by which a list file of this command is known."""
+    """Return the text by which a list file of this command is recognized."""
     return (f"{prefix}-000000.tar/",)
 
 

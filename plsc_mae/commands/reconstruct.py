@@ -38,7 +38,7 @@ BATCH = 16
 
 
 def run(config: ReconstructConfig) -> int:
-    """Draw a panel for each of up to --max_images images and, of several, a sheet of the first ones; save them.
+    """Draw and save a panel for each of up to --max_images images and, if there are several, a sheet of the first.
 
     If the network of --model_path predicts pixels, the PSNR on hidden patches is printed.
 
@@ -111,7 +111,7 @@ def _load(config: ReconstructConfig, path: str) -> Network:
 
 
 def _set_pixels(config: ReconstructConfig, networks: Mapping[str, Network], images: ImageList) -> PixelFormat:
-    """Set normalization and display of the networks, and return their common pixel format; refuse differing formats."""
+    """Set normalization and display of the networks; return their pixel format, or raise ConfigError if it differs."""
     formats = []
     for path, network in networks.items():
         task = network.task
@@ -127,7 +127,7 @@ def _set_pixels(config: ReconstructConfig, networks: Mapping[str, Network], imag
 
 
 class SharedView:
-    """A transform to the sample that all networks need.
+    """Transform of an image to one sample that suits every network.
 
     Args:
         views: the transform of each network by the path of its checkpoint.

@@ -62,7 +62,7 @@ def run(config: ReportConfig) -> None:
 def _encoder_pictures(config: ReportConfig, found: RunFolder) -> str:
     """Return pictures of attention and tokens of the newest checkpoint as HTML; "" if they are not wanted or fail.
 
-    The reason of a failure is added to `found.lacking`, which the report lists.
+    The reason for a failure is added to `found.lacking`, which the report lists.
     """
     if not config.max_images:
         return ""

@@ -46,7 +46,7 @@ def run(config: RunsConfig) -> None:
 
 
 def _names(folders: Sequence[str]) -> list[str]:
-    """Return the last parts of every run's path, as few as make all names different."""
+    """Return a name per run: the last parts of its path, as few as make all names different."""
     parts = [Path(os.path.abspath(folder)).parts for folder in folders]
     for size in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-size:]) for part in parts]

@@ -1,4 +1,4 @@
-"""`plsc-mae segprobe`: mean IoU of linear and k-NN segmentation on an encoder's frozen patch features."""
+"""`plsc-mae segprobe`: measures the mean IoU of linear and k-NN segmentation on an encoder's frozen patch features."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ CSV_SIGN = ",".join(COLUMNS)  # identifies a file of this command
 CLASSIFIERS = {"linear": "linear", "knn": "k-NN"}
 DEFAULT_K = 20
 HELD_OUT = 10  # every tenth training image is held out to choose the penalty
-CHUNK = 256  # validation images whose scores are in memory
+CHUNK = 256  # validation images whose features are in memory at a time
 UNLABELED_COLOR = (255, 255, 255)
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def _fit(probe: Probe, train: MaskedImages, num_classes: int) -> tuple[PatchClas
 
 
 def _evaluate(probe: Probe, val: MaskedImages, classifiers: PatchClassifiers) -> Evaluation:
-    """Segment the validation images at the resolution of their masks; return the counts and pictures of some images."""
+    """Segment the validation images at the resolution of their masks; draw --num_pictures of them."""
     number, config = classifiers.num_classes, probe.config
     confusion = {name: np.zeros((number, number), np.int64) for name in CLASSIFIERS}
     drawn = set(_spaced(len(val), config.num_pictures).tolist())

@@ -62,7 +62,7 @@ def run(config: StatsConfig) -> int:
 
 
 def _moments(dataset: EvaluationDataset, config: StatsConfig, unreadable: list[int]) -> Iterator[Moments]:
-    """Yield the moments of the readable images in the order of the list; add the others to `unreadable`."""
+    """Yield the moments of the readable images in order; append the indices of the others to `unreadable`."""
     sampler = EpochBatchSampler(len(dataset), BATCH, 0, 1, seed=0, shuffle=False, drop_last=False)
     loader = build_loader(dataset, sampler, num_workers=count_workers(config.num_workers))
     for batch in tqdm(loader, dataset.images.root, disable=not console.shows_bars()):

@@ -91,12 +91,12 @@ def sizes_of(encoder: VisionTransformer) -> Sizes:
 
 
 def _heads(flag: str, part: Sizes) -> str:
-    """Return the flag for the number of heads of a part with attention, if the file does not store it."""
+    """Return " --FLAG N", in which the user replaces N, if `part` has heads but their number is unknown; else ""."""
     return f" --{flag} N" if "num_heads" in part and part["num_heads"] is None else ""
 
 
 def _classifier(method: str, encoder: Sizes) -> str:
-    """Return the options that build a classifier of the encoder's sizes: the nearest --model and what it lacks."""
+    """Return the options of a classifier of the encoder's sizes: the nearest --model and flags for its differences."""
     recipe = load_recipe(method)
     wanted = {name: encoder[name] for name in ("patch_size", "embed_dim", "depth", "num_heads")}
     named = [recipe.base_model, *fnmatch.filter(VARIANTS, recipe.models)]

@@ -178,7 +178,6 @@ def _sizes(sizes: Mapping[str, Any]) -> str:
 
 
 def _tabulated(lines: list[TensorLine]) -> list[str]:
-    """Return the lines of a table of tensors."""
     width = max(len(line.name) for line in lines)
     shapes = [" x ".join(map(str, line.shape)) or "scalar" for line in lines]
     room = max(map(len, shapes))
@@ -224,7 +223,7 @@ def run_diff(config: WeightsDiffConfig) -> int:
 
 
 def _read_both(config: WeightsDiffConfig) -> list[Checkpoint]:
-    """Read both files; values that are not finite may be compared too."""
+    """Read both files and allow values that are not finite."""
     both = []
     for i, path in enumerate((config.a, config.b)):
         key, prefix = (

@@ -1,6 +1,6 @@
 """The config class of every phase and method. This package declares all options, and its import is fast.
 
-Its modules import only `errors` and `file_kinds` of the rest of plsc_mae.
+From the rest of plsc_mae, its modules import only `errors` and `file_kinds`.
 """
 
 from __future__ import annotations

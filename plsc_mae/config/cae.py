@@ -1,7 +1,7 @@
 """Options of the context autoencoder (Chen et al. 2022): pre-training, fine-tuning and probing.
 
 Sources: Atten4Vis/CAE tools/run_pretraining.py and run_class_finetuning.py, PLSC task/ssl/cae. Where the two disagree
-on a default, the default is the one that takes effect in Atten4Vis/CAE; docs/reference/cae.md lists the differences.
+on a default, ours is the one that takes effect in Atten4Vis/CAE; docs/reference/cae.md lists the differences.
 """
 
 from __future__ import annotations
@@ -239,12 +239,12 @@ class CAEFinetuneConfig(CAEClassifierOptions, UpdateScheduleOptions, ProbeOption
 
     @property
     def rand_augment(self) -> str | None:
-        """Policy of RandAugment; None without it, and for a probe unless --aa differs from the default."""
+        """Policy of RandAugment, None for no RandAugment; a probe uses it only if --aa differs from the default."""
         return None if self.enable_linear_eval and self.aa == RAND_AUGMENT else self.aa
 
     @property
     def decay_relative_positions(self) -> bool:
-        """True if weight decay acts on the relative position tables: without --disable_weight_decay_on_rel_pos_bias."""
+        """True unless --disable_weight_decay_on_rel_pos_bias exempts the relative position tables from weight decay."""
         return not self.disable_weight_decay_on_rel_pos_bias
 
 

@@ -14,7 +14,7 @@ _encoder = in_group("Encoder")
 _images = in_group("Images")
 _pictures = in_group("Pictures")
 _few = in_group("Few labels")
-# Help of options that further commands have.
+# Help texts of options that other commands have too.
 DEVICE_HELP = "device; auto: a GPU if there is one"
 SIZE_HELP = "image side in pixels, or height and width [the checkpoint's]"
 HEADS_HELP = "attention heads of the encoder, if the file does not determine them"

@@ -53,7 +53,7 @@ def render(
 
     Args:
         usage: the command.
-        configs: its config classes by method.
+        configs: config classes of the command by method.
         sources: the entries of the flags from which options are read, such as --config.
         chosen: the method that the command line or the config file selects; empty if they select none.
         everything: list all options, of all methods unless `chosen` names one.

@@ -42,7 +42,7 @@ class Launch(NamedTuple):
 def split_launch(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Divide the words after `launch` into (options of `launch`, command line to start).
 
-    Every option but -h and --help has one value, so the command is the first word that is no option and no value.
+    Every option but -h and --help has one value. The command is the first word that is neither option nor value.
     """
     i = 0
     while i < len(words) and words[i].startswith("-"):

@@ -14,7 +14,7 @@ BOTH_METHODS = ("mae_vit_base_patch16", "cae_base_patch16_224_8k_vocab")
 
 @dataclass(kw_only=True, frozen=True)
 class ParityConfig(NetworkOptions):
-    """Options of `parity`, which compares networks, layer by layer, with an oracle and optionally the original."""
+    """Options of `parity`, which compares networks layer by layer with an oracle and, if asked, with the original."""
 
     checkpoint: str = option("", "checkpoint of pre-training whose network and weights are checked", metavar="FILE")
     model: tuple[str, ...] = option(BOTH_METHODS, "pre-training networks to check with random weights", metavar="NAME")

@@ -41,7 +41,7 @@ class FormatOptions:
 
     @property
     def wanted_channels(self) -> int | None:
-        """Number of channels that --in_chans or --bands ask for; None without these."""
+        """Number of channels that --in_chans or --bands ask for; None if neither is given."""
         return self.in_chans or len(self.bands or ()) or None
 
 

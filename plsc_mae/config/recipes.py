@@ -152,7 +152,7 @@ def read_recipe(name: str) -> Recipe:
 
 
 def _split_header(lines: Iterable[str]) -> tuple[str, dict[str, list[str]]]:
-    """Return the title and the lines of every field of the comments at the top of a file."""
+    """Split the comments at the top of a file into (title, {field: its lines})."""
     title: list[str] = []
     fields: dict[str, list[str]] = {}
     current = title

@@ -154,9 +154,13 @@ def _build(cls: type, values: Mapping[str, Value]) -> Any:
 
 
 def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, Value]:
-    """Return the options of one source; `blr` without `lr` unsets the `lr` of earlier sources, if `blr` has a default.
+    """Return the options of one source; if they have `blr` but not `lr`, they unset the `lr` of earlier sources.
 
-    A file may have both, as the config.yaml of a run with `lr` does; then `lr` applies.
+    The options are returned unchanged if the default of `blr` is None. A file may have both options, as the config.yaml
+    of a run with `lr` does; then `lr` applies.
+
+    Raises:
+        ConfigError: a source other than a file has both options.
     """
     if getattr(cls, "blr", None) is None:
         return live

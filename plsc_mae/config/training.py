@@ -265,7 +265,7 @@ class TrainingConfig:
     def adapted_defaults(cls, given: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
         """Return {option: (fitting value, sentence for the log or "")} for defaults that the given options rule out.
 
-        This is --warmup_epochs: if it is not given and its default exceeds the run, it becomes a tenth of the run.
+        The only such default is that of --warmup_epochs: if it exceeds the run, it becomes a tenth of the run.
 
         Args:
             given: the options that the user has set, by name.

@@ -38,7 +38,7 @@ class WeightsFetchConfig:
 
 @dataclass(kw_only=True, frozen=True)
 class NetworkOptions:
-    """Place of the network in a weight file."""
+    """Options that locate the network in a weight file."""
 
     model_key: str = _network(
         "",

@@ -1,4 +1,4 @@
-"""Export: networks of weight files for other programs, with files that show their use and a check of the outputs.
+"""Export of networks from weight files to other programs, with an example of their use and a check of their outputs.
 
 `plsc_mae.export(...)` is the function `plsc_mae.api.export`.
 """

@@ -34,7 +34,7 @@ CONVERTIBLE = "expected a checkpoint of pre-training, a classifier or an encoder
 
 
 class Input(NamedTuple):
-    """An input of an exported network, without the batch axis."""
+    """An input of an exported network; `shape` has no batch axis."""
 
     name: str
     shape: tuple[int, ...]
@@ -75,7 +75,7 @@ class Content:
         part: kind of network.
         network: encoder, classifier, or network of pre-training.
         layer: layer to trace; it takes the inputs and returns a list with one tensor for each entry of `outputs`.
-        inputs: inputs; the first is the normalized images.
+        inputs: inputs of `layer`; the first is the normalized images.
         num_hidden: number of patches that a mask hides; 0 without mask.
         outputs: name and description of every output.
         mean: mean of each channel for pixels from 0 to 1.
@@ -85,8 +85,8 @@ class Content:
         kind: kind of a classifier's labels.
         pixel_format: channels, bands and range of values of the files that the network was trained on.
         origin: a line about the source of the weights.
-        decoder: entries of a Hugging Face config.json for the decoder; empty if Transformers lacks it or if `part` has
-            none.
+        decoder: entries of a Hugging Face config.json for the decoder; empty if Transformers lacks this decoder or if
+            `part` has none.
     """
 
     part: Part

@@ -83,7 +83,7 @@ _READ_RGB = "image = Image.fromarray(read(path))"
 _CROP_RGB = """\
 image = image.resize((width, height), Image.Resampling.{filter})
 pixels = np.asarray(image.crop((left, top, left + WIDTH, top + HEIGHT)), "float32") / 255"""
-# Images of other channels are arrays; Pillow resizes them channel by channel.
+# Images that are not RGB are arrays; Pillow resizes them channel by channel.
 _READ_BANDS = """\
 planes = [Image.fromarray(plane) for plane in read(path).transpose(2, 0, 1).copy()]
 image = planes[0]"""
@@ -187,7 +187,6 @@ def _reading(pixel_format: PixelFormat) -> dict[str, str]:
 
 
 def _class_lines(kind: LabelKind) -> str:
-    """Return the lines that print the predictions of a classifier."""
     ranked = kind.values == "probabilities"
     return _CLASSES.format(
         activation=kind.activation,

@@ -1,4 +1,4 @@
-"""The folder of an export, into which the files move after all have been written; foreign files are not replaced."""
+"""The folder of an export: files move into it after all have been written, and replace only earlier exports."""
 
 from __future__ import annotations
 

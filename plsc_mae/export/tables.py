@@ -1,4 +1,4 @@
-"""Flat tables of tensors for libraries whose ViT has fewer variants than ours, with the same outputs.
+"""Flat tables of tensors that give the same outputs in libraries whose ViT has fewer variants than ours.
 
 Batch norms are folded into the head, position tables get a row for the class token, shared relative positions are
 copied into every block, and biases of queries, keys and values are joined or separated.
@@ -70,7 +70,7 @@ def with_class_row(encoder: VisionTransformer) -> Array:
 
 
 def separate_biases(table: Table) -> Table:
-    """Return a table with biases of q and v in place of `qkv.bias`; that of k does not change attention's outputs."""
+    """Return a table with biases of q and v in place of `qkv.bias`; the bias of k has no effect on the outputs."""
     separated: Table = {}
     for name, value in table.items():
         if name.endswith(".qkv.bias"):
@@ -82,7 +82,7 @@ def separate_biases(table: Table) -> Table:
 
 
 def join_biases(table: Table) -> Table:
-    """Return a table with one bias of q, k and v in place of the biases of q and v; the part of k is zero."""
+    """Return a table with one `qkv.bias` in place of the biases of q and v; its elements for k are zero."""
     joined = {}
     for name, value in table.items():
         if name.endswith(".q_bias"):
@@ -98,7 +98,7 @@ def missing_feature(content: Content, *, eps: float | None = None) -> str:
 
     Args:
         content: the network.
-        eps: the epsilon that the library fixes for a layer norm; None if networks may have another one.
+        eps: the epsilon that the library fixes for a layer norm; None if it fixes none.
     """
     encoder, classifier = content.encoder, content.classifier
     if encoder.cls_token is None:
@@ -128,7 +128,7 @@ def norm_eps(encoder: VisionTransformer) -> float:
 
 
 def final_norm(content: Content) -> nn.LayerNorm | None:
-    """Return the layer norm behind the blocks, before or after the pooling; None without one or for a batch norm."""
+    """Return the layer norm behind the blocks, before or after the pooling; None if it is missing or a batch norm."""
     classifier = content.classifier
     norm = content.encoder.norm if classifier is None or classifier.fc_norm is None else classifier.fc_norm
     return norm if isinstance(norm, nn.LayerNorm) else None

@@ -44,8 +44,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         differences: largest absolute difference of every output; empty if the outputs were not compared.
-        relative: largest ratio of a difference to the largest expected magnitude in its output, or to 1 if that is
-            larger; 0 if the outputs were not compared.
+        relative: largest relative difference of all outputs: the difference divided by the largest expected magnitude
+            of the output, which counts as at least 1. It is 0 if the outputs were not compared.
         obstacle: reason why the outputs were not compared; "" if they were.
     """
 

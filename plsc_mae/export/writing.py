@@ -32,7 +32,7 @@ class Export(NamedTuple):
 
 
 def export_network(config: ExportConfig) -> Export:
-    """Write the network of a file for a target, with an example and a description, and check it there.
+    """Write the network of a file for a target, with an example and a description, and check it in the target.
 
     Raises:
         CheckpointError: the file cannot be read, its network cannot be built, the conversion or the example fails, the

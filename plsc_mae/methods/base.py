@@ -72,11 +72,11 @@ class Task(nn.Layer, ABC):
 
     Attributes:
         model: the network; checkpoints contain its weights.
-        gives_features: whether `forward` of a pre-training Task also returns features: the mean over the visible
-            patches of each image.
+        gives_features: whether `forward` of a pre-training Task also returns features: for each image, the mean of its
+            encoded visible patches.
         score_names: names of those results of `scores` that are averaged.
         display: channels and contrast of pictures.
-        reference_loss: name of the logged loss to which `trivial_losses` are comparable; "" for a Task without them.
+        reference_loss: name of the logged loss that `trivial_losses` are compared with; "" for a Task without them.
     """
 
     model: nn.Layer
@@ -90,13 +90,16 @@ class Task(nn.Layer, ABC):
         """Compute the loss of a batch that `prepare` returned."""
 
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch for `forward`, with tensors that need no gradient, such as a frozen network's targets."""
+        """Return the batch for `forward`; by default `batch` itself.
+
+        Overrides do the computations that need no gradient here, such as those of a frozen network's targets.
+        """
         return batch
 
     def forward_backward(self, batch: Batch, context: PassContext) -> StepOutput:
         """Run forward and backward pass of a prepared batch, and return the output of `forward`.
 
-        The gradients, of the loss times `context.loss_factor`, are added to those in the parameters.
+        The gradients of the loss times `context.loss_factor` are added to those that the parameters already have.
         """
         with context.autocast():
             out = context.forward(batch)
@@ -108,7 +111,7 @@ class Task(nn.Layer, ABC):
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
         """Return the schedule of a run whose peak learning rate is `lr`.
 
-        The schedule counts updates if --warmup_steps is one of the options, else epochs.
+        The schedule counts updates if `config` is an `UpdateScheduleOptions`, else epochs.
 
         Raises:
             ConfigError: the schedule counts updates, and its warm-up is not shorter than the run.
@@ -125,14 +128,14 @@ class Task(nn.Layer, ABC):
         return weight_decay_groups(self.model.named_parameters(), weight_decay)
 
     def complete_initial_weights(self, missing: Collection[str]) -> None:
-        """Set the tensors that follow from others, after a file of initial weights was loaded into `model`.
+        """Set missing tensors of `model` that follow from others, after a file of initial weights was loaded.
 
         Args:
             missing: names of the tensors of `model` that the file lacks.
         """
 
     def after_step(self) -> None:
-        """Run after every optimizer step, for example to update a moving average of the weights."""
+        """Do the work that follows every optimizer step, such as the update of a moving average of the weights."""
 
     def extra_state(self) -> dict[str, Any]:
         """Return the state that a checkpoint stores besides the model, {name: value}.
@@ -176,8 +179,8 @@ class Task(nn.Layer, ABC):
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Return the losses of trivial predictors on prepared batches, by the predictors' names in `analysis.trivial`.
 
-        They are comparable to the logged loss `reference_loss`, so that a user can see whether the network has learned
-        more. The result is empty for a Task without `reference_loss`.
+        A network whose logged loss `reference_loss` is lower has learned more than these predictors. The result is
+        empty for a Task without `reference_loss`.
         """
         return {}
 
@@ -189,7 +192,8 @@ class Task(nn.Layer, ABC):
         Args:
             batch: a batch of samples from `Method.view_transform`.
             patch_stats: source of the mean and standard deviation of hidden patches, for networks that predict
-                normalized pixels: the original image (also for None), or visible neighbors.
+                normalized pixels: "original" is the original image, "visible" the visible neighbors. None means
+                "original", and is the only choice for other networks.
 
         Raises:
             ConfigError: `patch_stats` is set, but the pictures of this network have no such choice.
@@ -227,11 +231,11 @@ def visible_mean(encoded: Tensor) -> Tensor:
 def to_pictures(
     drawn: Mapping[str, Tensor], display: Display = RGB_DISPLAY, hidden: npt.NDArray[np.bool_] | None = None
 ) -> Pictures:
-    """Convert pixels [B, C, H, W] by label to pictures, uint8 [B, H, W, 3] by label.
+    """Convert {label: pixels [B, C, H, W]} to {label: pictures, uint8 [B, H, W, 3]}.
 
-    Values outside [0, 1] are clipped. Unless there are three channels and `display` is that of 8-bit RGB, the images
-    are shown as `display` says, and the hidden patches of the picture `MASKED` are crossed out, because any color could
-    be data.
+    Values outside [0, 1] are clipped. Images of three channels keep their colors if `display` is that of 8-bit RGB. All
+    other images are drawn as `display` says, and the hidden patches of the picture `MASKED` are crossed out, because
+    any color could be data.
 
     Args:
         drawn: pixels by label, the original first.

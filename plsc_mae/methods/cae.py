@@ -55,7 +55,7 @@ NETWORK_OPTIONS = (
     "rescale_init",
 )
 DEFAULT_MASK_PATCHES = 98
-MOST_MASKED = 0.75  # share of hidden patches above which a default is reported
+MOST_MASKED = 0.75  # share of hidden patches above which log_remarks warns of the default number
 
 
 class CAETask(Task):
@@ -106,7 +106,7 @@ class CAETask(Task):
         return self.target.trivial_losses(batches)
 
     def complete_initial_weights(self, missing: Collection[str]) -> None:
-        """Start the moving average of the encoder as a copy of the encoder if the file lacks any of its tensors."""
+        """Copy the encoder to its moving average if the file lacks any tensor of the moving average."""
         if any(name.startswith("alignment_encoder.") for name in missing):
             self.model.start_alignment()
 
@@ -186,7 +186,7 @@ class CAETask(Task):
 
 
 class HiddenTokens(nn.Layer):
-    """The prediction of hidden patches, for inference: encoder, regressor and decoder."""
+    """Network for inference that predicts the targets and the representations of hidden patches."""
 
     def __init__(self, model: ContextAutoencoder, num_masked: int) -> None:
         super().__init__()
@@ -272,7 +272,7 @@ class CAE(Method[CAEConfig]):
         return task
 
     def sketch_task(self, config: CAEConfig) -> CAETask:
-        """Build the Task without its files: the tokenizer is untrained, and the vectors of target_mode random drawn."""
+        """Build the Task without reading files; the tokenizer or the vectors of target_mode random are random."""
         named = dataclasses.replace(
             config, discrete_vae_type="random_init", discrete_vae_dtype="auto", target_path=None
         )
@@ -326,7 +326,7 @@ class CAE(Method[CAEConfig]):
         return sum(self._student_and_alignment(task))
 
     def training_macs(self, config: CAEConfig, task: Task) -> int:
-        """Count the multiply-accumulates of one image: three times the student's forward pass, once the alignment's."""
+        """Count the multiply-accumulates of one image: three times the student's forward pass plus the alignment's."""
         student, alignment = self._student_and_alignment(task)
         return 3 * student + alignment
 
@@ -350,7 +350,7 @@ class CAE(Method[CAEConfig]):
         return self._model(config, self._num_classes(stored))
 
     def reconstruction(self, config: CAEConfig, network: nn.Layer) -> Reconstruction:
-        """Return the prediction of hidden patches; a mask must hide the number of patches that the options give."""
+        """Return the network as a layer that predicts hidden patches; every mask must hide `num_hidden` patches."""
         outputs = {
             "logits": "[B, M, K] scores of the classes of hidden patches, in raster order",
             "latent": "[B, M, D] predicted representations of hidden patches, in raster order",
@@ -399,10 +399,10 @@ class CAE(Method[CAEConfig]):
         return lambda rng: generator(random.Random(int(rng.integers(2**63)))), count
 
     def _block_sizes(self, config: CAEConfig) -> tuple[int, int]:
-        """Return the number of patches that block masks hide and the smallest block.
+        """Return (number of patches that a block mask hides, smallest size of a block in patches).
 
-        The default of 98 hidden patches is half of 14 x 14. A grid of no more than 98 patches hides half of its patches
-        instead, and a smallest block that has its default value shrinks in proportion.
+        The default of 98 hidden patches is half of 14 x 14. On a grid of no more than 98 patches, half of the patches
+        are hidden instead, and the smallest size, if it has its default value, shrinks in proportion.
         """
         rows, columns = self._grid(config)
         smallest = config.min_mask_patches_per_block
@@ -414,7 +414,7 @@ class CAE(Method[CAEConfig]):
         return count, smallest
 
     def log_remarks(self, config: CAEConfig, task: Task) -> None:
-        """Log the reduction of default block masks for a small grid, or warn if they hide most of the grid."""
+        """Log that block masks of default size are reduced for a small grid; warn if they hide most of a larger one."""
         if config.mask_generator == "random" or config.num_mask_patches is not None:
             return
         (rows, columns), (count, smallest) = self._grid(config), self._block_sizes(config)

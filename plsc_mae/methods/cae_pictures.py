@@ -40,7 +40,7 @@ def predict_hidden(model: ContextAutoencoder, images: Tensor, mask: Tensor) -> t
 
 
 def replace_tokens(x: Tensor, ids: Tensor, values: Tensor) -> Tensor:
-    """Return x [B, L, ...] with the tokens `ids` [B, M] of every sample replaced by `values` [B, M, ...]."""
+    """Return x [B, L, ...] with the entries of the patches `ids` [B, M] replaced by `values` [B, M, ...]."""
     return paddle.scatter(x.flatten(0, 1), flat_ids(ids, x.shape[1]), values.flatten(0, 1)).reshape(x.shape)
 
 
@@ -57,7 +57,9 @@ def decoder_drawing(decoder: DalleDecoder, grid: tuple[int, int], size: tuple[in
 def mean_patch_drawing(
     pixels: Tensor, tokens: Tensor, num_classes: int, grid: tuple[int, int], patch_size: int
 ) -> DrawTokens:
-    """Return a function that draws a token as the mean of all patches with this token, or mid-gray without any.
+    """Return a function that draws each token as the mean of all patches with this token.
+
+    A token that no patch has is drawn in mid-gray.
 
     Args:
         pixels: images [B, C, H, W] in [0, 1] whose patches are averaged.

@@ -95,7 +95,7 @@ class ClassifyTask(Task):
 
     @paddle.no_grad()
     def prepare(self, batch: Batch) -> Batch:
-        """Return the batch for `forward`: images normalized, and erased and mixed if the samples have the draws for it.
+        """Return the batch for `forward`: images normalized, then erased and mixed if the batch has the draws for it.
 
         It is {"image": float [B, C, H, W], "target": class numbers [B], or float [B, K]}, or for cached features
         {"features": float [B, D], "target": the same}.
@@ -120,7 +120,7 @@ class ClassifyTask(Task):
         return self.model.classify(batch["features"]) if "features" in batch else self.model(batch["image"])
 
     def loss(self, logits: Tensor, target: Tensor) -> StepOutput:
-        """Return the loss of logits [B, K] for a target that `prepare` returned, also as the only value to log."""
+        """Return the output for logits [B, K] and a target from `prepare`; the loss is also the only value to log."""
         loss = self.kind.loss(logits, target)
         return StepOutput(loss, {"loss": loss.detach()})
 
@@ -129,7 +129,10 @@ class ClassifyTask(Task):
         return self.scores_of(self.logits(self.prepare(batch)), self.class_order.outputs_of(batch["label"]))
 
     def scores_of(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return `LabelKind.scores` of logits [B, K] and labels, and both of them as `OUTPUT` and `LABEL`."""
+        """Return `LabelKind.scores` of logits [B, K] and labels, with the logits as `OUTPUT` and the labels as `LABEL`.
+
+        After `select_outputs`, these are the logits of the selected outputs only.
+        """
         if self._selected is not None:
             logits = paddle.index_select(logits, self._selected, axis=1)
         return {**self.kind.scores(logits, labels), OUTPUT: logits, LABEL: labels}
@@ -137,7 +140,7 @@ class ClassifyTask(Task):
     def select_outputs(self, outputs: npt.NDArray[np.int64] | None) -> None:
         """Restrict `scores` to the outputs with indices `outputs` [C]; None lifts the restriction.
 
-        Label i then means the output `outputs[i]`.
+        Under the restriction, label i means the output `outputs[i]`.
         """
         self._selected = None if outputs is None else paddle.to_tensor(outputs)
 
@@ -151,7 +154,7 @@ class ClassifyTask(Task):
         return self.kind.metrics(outputs, labels)
 
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
-        """Return the recipe's `finetune_schedule` in fine-tuning if it has one, else the schedule of the options."""
+        """Return the schedule of `Task.schedule`; in fine-tuning that of the recipe's `finetune_schedule`, if any."""
         make = load_recipe(config.method).finetune_schedule
         if make is None or not isinstance(config, FinetuneConfig):
             return super().schedule(config, lr, updates_per_epoch)
@@ -178,7 +181,7 @@ class ClassifyTask(Task):
             self.average.update()
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Return the outline of the encoder over whole images, frozen in probes, and of attentive blocks, if any."""
+        """Return the outline: the encoder over whole images, frozen in probes, and attentive blocks, if any."""
         model, encoder = self.model, self.model.encoder
         tokens, width, tuned = encoder.num_patches + encoder.num_prefix_tokens, encoder.embed_dim, model.probe == "none"
         images = FLOAT32 * batch_size * encoder.in_chans * encoder.img_size[0] * encoder.img_size[1]
@@ -221,7 +224,7 @@ class ClassifyTask(Task):
 
 
 def build_mixup(config: ClassifyConfig, num_classes: int) -> Mixup | None:
-    """Return Mixup or CutMix as the options ask; None if they ask for neither or do not have them (linear probing)."""
+    """Return the mixup and CutMix of the options; None if both are off, as they always are in linear probing."""
     if not isinstance(config, FinetuneConfig) or not (config.mixup or config.cutmix or config.cutmix_minmax):
         return None
     return Mixup(
@@ -253,7 +256,7 @@ def train_transform(config: ClassifyConfig) -> Transform:
     With mixup or CutMix, the samples also have a `MIX_SEED`.
 
     Raises:
-        ConfigError: --crop_scale is set, but inputs of this size are not cropped by area; --aa is no valid policy.
+        ConfigError: --crop_scale is set, but inputs of this size are not cropped by area; --aa is not a valid policy.
     """
     size = config.image_size
     if not isinstance(config, FinetuneConfig):
@@ -278,7 +281,7 @@ def train_transform(config: ClassifyConfig) -> Transform:
 def _rand_augment(config: FinetuneConfig) -> RandAugment | None:
     """Return the RandAugment of the options, None without one.
 
-    For images that are not RGB it has only geometric operations, which fill with the mean color.
+    For images that are not RGB, it has only geometric operations; pixels from outside the image get the mean color.
     """
     if not config.rand_augment:
         return None
@@ -318,7 +321,7 @@ def build_normalize(config: ClassifyConfig) -> Normalize:
 def build_classifier(config: ClassifyConfig, num_classes: int, **parts: Any) -> ImageClassifier:
     """Build the classifier that the options name, with fresh weights.
 
-    `parts` are arguments of its encoder for parts that no option describes, see `loading.encoder.newer_parts`.
+    `parts` are further arguments of its encoder, which no option sets, see `loading.encoder.newer_parts`.
 
     Raises:
         ConfigError: the options name no registered classifier, or do not fit together.

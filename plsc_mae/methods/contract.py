@@ -39,7 +39,7 @@ class Description(NamedTuple):
         parts: sizes of the parts behind the encoder, `{part: {name: value}}`. A part with attention has a
             "num_heads", which is None if it is unknown.
         target: the prediction target of the training.
-        reconstruct_flags: flags that `plsc-mae reconstruct` needs for this file, with a leading space.
+        reconstruct_flags: flags that `plsc-mae reconstruct` needs for this file, with a leading space; "" for none.
         unknown: sentences about properties that the file does not store.
     """
 
@@ -91,12 +91,12 @@ class PublishedSpeed(NamedTuple):
 class Method(ABC, Generic[ConfigT]):
     """A pre-training method.
 
-    Methods receive weight files in the base naming of their dialect, see `weights.convert.decoded`.
+    Every `Checkpoint` argument below has its network in the base naming of its dialect, see `weights.convert.decoded`.
 
     Attributes:
         config_class: class of its options.
         network: name of its network in `plsc-mae weights inspect`, the same for methods with the same network.
-        network_tensors: names, in plsc_mae, of parameters that the whole network has and its encoder alone lacks.
+        network_tensors: plsc_mae's names of parameters that the whole network has and its encoder alone lacks.
         dialects: foreign dialects whose files hold this network or its encoder.
         stored_options: options that cannot be inferred from tensors, but are stored with them by other code bases:
             `{our name: their names}`.
@@ -144,7 +144,7 @@ class Method(ABC, Generic[ConfigT]):
     def normalize(self, config: ConfigT) -> Normalize:
         """Return the layer that normalizes images by --mean and --std, else by ImageNet's statistics.
 
-        For other numbers of channels these are averaged, see `pixels.per_channel`.
+        If the images do not have three channels, ImageNet's are averaged, see `pixels.per_channel`.
         """
         if config.mean is None or config.std is None:
             return Normalize.for_channels(config.channels, IMAGENET_MEAN, IMAGENET_STD)
@@ -160,9 +160,9 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def forward_macs(self, config: ConfigT, task: Task) -> int:
-        """Count the multiply-accumulates of one image's forward pass as the original computes it, without a tokenizer.
+        """Count the multiply-accumulates of one image's forward pass as the original computes it.
 
-        Our training may compute a little less than the original, see `MaskedAutoencoder.forward_macs`.
+        A tokenizer is not counted. Our training may compute a little less, see `MaskedAutoencoder.forward_macs`.
         """
 
     @abstractmethod
@@ -188,7 +188,7 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def infer_arguments(self, stored: Checkpoint) -> dict[str, Any]:
-        """Infer the network's arguments from its tensors.
+        """Infer the network's arguments from the tensors of a file.
 
         Returns:
             Network arguments by name. Some are None if the tensors do not determine them, such as `img_size`, numbers
@@ -213,7 +213,7 @@ class Method(ABC, Generic[ConfigT]):
 
     @abstractmethod
     def reconstruction(self, config: ConfigT, network: nn.Layer) -> Reconstruction:
-        """Return the layer for inference with a `network` from `build_network`.
+        """Return a `network` from `build_network` as a layer for inference.
 
         The options of `config` determine the number of hidden patches.
         """
@@ -249,7 +249,8 @@ class ClassifierRecipe(Generic[ClassifyT]):
         arguments: maps options to arguments of `ImageClassifier`, except the sizes.
         models: shell pattern of its registered classifiers for images of 224 pixels.
         base_model: registered classifier to suggest if no registered one has the sizes of an encoder.
-        flags: maps the sizes of an encoder to additional flags that its classifier needs, with a leading space.
+        flags: maps the sizes of an encoder to additional flags that its classifier needs, with a leading space; ""
+            if it needs none.
         norm_into_fc_norm: whether the norm after mean pooling is loaded from the encoder's final norm.
         head_std: standard deviation of the head's weights when fine-tuning starts from a checkpoint; None keeps the
             network's own initialization.

@@ -34,7 +34,7 @@ Values = npt.NDArray[np.float32]
 
 
 class LabelKind(ABC):
-    """Meaning of the labels of a run.
+    """A kind of labels, with its loss, scores and metrics.
 
     Attributes:
         task: value of --task.
@@ -42,11 +42,11 @@ class LabelKind(ABC):
         binary: True if labels [B, K] are 0, 1 or NaN.
         score_names: keys of the result of `scores`.
         best_metric: the metric whose largest value marks the best checkpoint.
-        perfect: its largest possible value.
-        titles: titles of the main metrics for people, by name.
-        more_titles: titles of further metrics in percent, by name.
-        note: description of the outputs.
-        noun: plural of a label.
+        perfect: largest possible value of `best_metric`.
+        titles: titles under which logs and reports show the main metrics, {metric: title}.
+        more_titles: the same for further metrics, which are in percent.
+        note: description of the network's outputs.
+        noun: word for several labels, such as "classes".
         values: name of the values that `predict` returns.
     """
 
@@ -65,7 +65,7 @@ class LabelKind(ABC):
     @property
     @abstractmethod
     def activation(self) -> str:
-        """A line of NumPy code that computes `values` from the `logits` [K] of an image, for example.py of exports."""
+        """A line of NumPy code that computes `values` from the `logits` [K] of an image, for exports' example.py."""
 
     def fit(self, labels: npt.NDArray[Any]) -> LabelKind:
         """Adopt the statistics of a new run's training labels and return this kind; only `Numbers` has statistics."""
@@ -90,7 +90,7 @@ class LabelKind(ABC):
 
     @abstractmethod
     def chance(self, labels: npt.NDArray[Any]) -> float:
-        """Return the `best_metric` that a predictor without the images rarely exceeds.
+        """Return the `best_metric` that a predictor that does not see the images rarely exceeds.
 
         Args:
             labels: labels of the data set, class numbers int64 [n], or float32 [n, K].
@@ -98,22 +98,31 @@ class LabelKind(ABC):
 
     @abstractmethod
     def report(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Report:
-        """Return tables and charts of a data set, for outputs and labels as in `metrics` and the names [K] of both."""
+        """Return tables and charts of a data set.
+
+        Args:
+            outputs: as in `metrics`.
+            labels: as in `metrics`.
+            names: the K names of the classes, labels or numbers.
+        """
 
     @abstractmethod
     def predict(self, outputs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return values and indices [B, count] of the most probable outputs, the best first; of numbers all, [B, K]."""
+        """Return (`values`, indices), each [B, count], of the most probable outputs, the best first.
+
+        `Numbers` returns all outputs instead, [B, K] each.
+        """
 
     def describe(self, value: float) -> str:
         """Return the text of a predicted value."""
         return f"{100 * value:6.2f} %"
 
     def state(self) -> dict[str, Any]:
-        """Return the entries of a checkpoint by name; classes have none, as in checkpoints of earlier versions."""
+        """Return the checkpoint entries for this kind; `Classes` has none, as in checkpoints of earlier versions."""
         return {LABEL_KIND: {"task": self.task}}
 
     def restore(self, stored: LabelKind, path: object) -> None:
-        """Adopt the state of the kind of labels that a checkpoint was trained with.
+        """Adopt the state of `stored`, the kind of labels that the checkpoint `path` was trained with.
 
         Raises:
             CheckpointError: the checkpoint was trained with another kind.
@@ -241,7 +250,7 @@ class Numbers(LabelKind):
         std: standard deviation [K] of the training labels; positive.
 
     Raises:
-        ValueError: the two are no vectors of one length, or a standard deviation is not positive.
+        ValueError: the two are not vectors of the same length, or a standard deviation is not positive.
     """
 
     task = "regression"
@@ -308,7 +317,7 @@ class Numbers(LabelKind):
         return f"{value:10.4g}"
 
     def state(self) -> dict[str, Any]:
-        """Return the entries of a checkpoint, with mean and standard deviation."""
+        """Return the checkpoint entry of the task, with mean and standard deviation."""
         return {LABEL_KIND: {"task": self.task, "mean": self.mean.tolist(), "std": self.std.tolist()}}
 
     def restore(self, stored: LabelKind, path: object) -> None:
@@ -353,5 +362,4 @@ def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def _defined(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the finite metrics."""
     return {name: value for name, value in metrics.items() if np.isfinite(value)}

@@ -108,10 +108,10 @@ class MAETask(Task):
 
     @paddle.no_grad()
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Return the losses of the fills of `analysis.trivial`.
+        """Return the losses of trivial fills of the hidden patches, see `analysis.trivial.fill_hidden`.
 
-        With norm_pix_loss, fills and targets are normalized, each by the statistics of its own patch, and "zero" is a
-        predictor, too.
+        With norm_pix_loss, every patch of fills and targets is normalized by its own statistics, and the loss of
+        predicting zeros is added as "zero".
         """
         return mean_over_batches([self._trivial_losses(batch) for batch in batches])
 
@@ -138,7 +138,7 @@ class MAETask(Task):
         return weight_decay_groups(self.model.named_parameters(), weight_decay, self.no_decay)
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Return the original, masked image, reconstruction, and reconstruction with the original visible patches.
+        """Return four pictures: original, masked, reconstruction, and reconstruction with the original visible patches.
 
         Raises:
             ConfigError: `patch_stats` is set, but the network predicts pixels as they are.
@@ -158,7 +158,7 @@ class MAETask(Task):
         return cast(npt.NDArray[np.bool_], mask.reshape(-1, *self.model.encoder.grid) > 0)
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Return the outline: an encoder of visible patches, and a decoder whose last block computes hidden ones."""
+        """Return the outline: encoder of visible patches, and decoder whose last block computes only hidden patches."""
         encoder, decoder = self.model.encoder, self.model.decoder
         patches, (width, pixels) = encoder.num_patches, decoder.pred.weight.shape
         visible = num_visible(patches, self.mask_ratio, self.model.round_down)
@@ -180,14 +180,20 @@ class MAETask(Task):
 
 
 class HiddenPixels(nn.Layer):
-    """The prediction of all patches, for inference: hides patches by noise, encodes the others, and decodes."""
+    """Network for inference that hides patches by noise, encodes the others, and predicts the pixels of all.
+
+    It also returns the mask.
+    """
 
     def __init__(self, model: MaskedAutoencoder, mask_ratio: float) -> None:
         super().__init__()
         self.model, self.mask_ratio = model, mask_ratio
 
     def forward(self, images: Tensor, noise: Tensor) -> list[Tensor]:
-        """Return predictions [B, L, P*P*C] and mask, float32 [B, L], for images [B, C, H, W] and noise [B, L]."""
+        """Return predictions [B, L, P*P*C] and the mask, float32 [B, L], 1 = hidden.
+
+        The images [B, C, H, W] are normalized; the largest values of `noise` [B, L] hide their patches.
+        """
         masks = self.model.random_masks(noise, self.mask_ratio)
         return [self.model.predict_all(images, masks)[0], masks.mask.astype("float32")]
 
@@ -260,7 +266,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return {name: tuple(values.flatten().tolist()) for name, values in pairs.items()}
 
     def log_remarks(self, config: AutoencoderT, task: Task) -> None:
-        """If a default decoder is larger than the encoder, log both sizes and how to choose a smaller decoder."""
+        """Log how to choose a smaller decoder if the decoder has its default size and is larger than the encoder."""
         if config.decoder_embed_dim is not None or config.decoder_depth is not None:
             return
         model = cast(MAETask, task).model
@@ -316,7 +322,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return self.config_class(**{"model": self.default_model, **given}, input_size=size)
 
     def reconstruction(self, config: AutoencoderT, network: nn.Layer) -> Reconstruction:
-        """Return the prediction of all patches; the share of hidden ones is `mask_ratio`."""
+        """Return the network as a layer that hides the share `mask_ratio` of the patches and predicts all."""
         model = cast(MaskedAutoencoder, network)
         order = "channel slowest" if model.channels_first else "channel fastest"
         kind = "pixels normalized patch by patch" if model.norm_pix_loss else "normalized pixels"
@@ -369,7 +375,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
     def _decoder_heads(self, stored: Checkpoint, config: AutoencoderT, width: int) -> int | None:
         """Return the number of decoder heads; None if neither the options nor the file states it.
 
-        For checkpoints of plsc_mae without this option, it follows from the stored name of the network.
+        For checkpoints of plsc_mae whose options do not set it, it follows from the stored name of the network.
         """
         if config.decoder_num_heads is not None or not stored.meta.get("phase"):
             options = stored.meta.get("args")  # those of a Hugging Face folder have it

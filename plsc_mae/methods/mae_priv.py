@@ -21,7 +21,7 @@ class MAEPriv(BeitStyleMAE[MAEPrivConfig]):
     bridge_bias = True
 
     def switches(self, config: MAEPrivConfig) -> dict[str, Any]:
-        """Return the network argument "class_token", whether the encoder has a class token."""
+        """Return the network argument "class_token": True if the encoder has a class token."""
         return {"class_token": config.class_token}
 
     def shared_mask(self, config: MAEPrivConfig) -> bool:

@@ -44,7 +44,7 @@ NETWORK_OPTIONS = (*ENCODER_OPTIONS, "layer_scale_init_value")
 
 @dataclass(frozen=True)
 class CellMaskGenerator:
-    """A generator of masks of square cells of patches; every image hides the same number of cells, rounded up.
+    """A generator of masks that hide square cells of patches: in each image the share `ratio` of the cells, rounded up.
 
     Attributes:
         grid: (rows, columns) of patches of an image.
@@ -58,7 +58,7 @@ class CellMaskGenerator:
 
     @property
     def cells(self) -> tuple[int, int]:
-        """The number of (rows, columns) of cells."""
+        """The grid of cells, (rows, columns)."""
         return self.grid[0] // self.patches_per_cell, self.grid[1] // self.patches_per_cell
 
     @property
@@ -108,7 +108,7 @@ class SimMIMTask(Task):
 
     @paddle.no_grad()
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Return the losses of the fills of `analysis.trivial`."""
+        """Return the losses of trivial fills of the hidden patches, see `analysis.trivial.fill_hidden`."""
         return mean_over_batches([self._trivial_losses(batch) for batch in batches])
 
     def _trivial_losses(self, batch: Batch) -> dict[str, float]:
@@ -138,7 +138,7 @@ class SimMIMTask(Task):
         )
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
-        """Return the outline of an encoder of all patches with an attention bias, and of the pixel tensors."""
+        """Return the outline: an encoder of all patches whose attention has a bias, and tensors of pixels."""
         encoder, (width, values) = self.model.encoder, self.model.decoder.weight.shape
         tokens, pixels = 1 + encoder.num_patches, encoder.num_patches * values
         return MemoryOutline(
@@ -152,7 +152,7 @@ class SimMIMTask(Task):
 
     @paddle.no_grad()
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Return the original, masked image, reconstruction, and reconstruction with the original visible patches.
+        """Return four pictures: original, masked, reconstruction, and reconstruction with the original visible patches.
 
         Raises:
             ConfigError: `patch_stats` is set.
@@ -182,7 +182,7 @@ class SimMIMTask(Task):
 
 
 class Pixels(nn.Layer):
-    """The prediction of all patches, for inference."""
+    """Network for inference that predicts the pixels of all patches."""
 
     def __init__(self, model: SimMIM) -> None:
         super().__init__()
@@ -244,8 +244,8 @@ class SimMIMMethod(Method[SimMIMConfig]):
     def config_of(self, arguments: dict[str, Any]) -> SimMIMConfig:
         """Return the options that describe a `SimMIM` with these arguments, see `Method.config_of`.
 
-        Mask cells have their published size (`mask_patch_size`) if it fits the patches and the image; otherwise a cell
-        is one patch.
+        A mask cell has its published size, the default of `mask_patch_size`, if that fits the patches and the image;
+        otherwise a cell is one patch.
         """
         known = {field.name for field in dataclasses.fields(SimMIMConfig)}
         given = {name: value for name, value in arguments.items() if name in known and value is not None}
@@ -255,7 +255,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
         return SimMIMConfig(**given, input_size=size, mask_patch_size=published if fits else patch_size)
 
     def reconstruction(self, config: SimMIMConfig, network: nn.Layer) -> Reconstruction:
-        """Return the prediction of all patches; a mask may hide any number of them."""
+        """Return the network as a layer that predicts all patches; a mask may hide any number of them."""
         masks = self._masks(config)
         hidden = masks.num_hidden * masks.patches_per_cell**2
         outputs = {"pred": "[B, L, C*P*P] normalized pixels of all patches in raster order, channel slowest"}

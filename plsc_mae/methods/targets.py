@@ -104,7 +104,7 @@ class PixelTarget(Target):
         self.in_chans, self.num_classes = in_chans, patch_size * patch_size * in_chans
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return pixels [B, L, P*P*C]; the channel changes fastest, with the kind "channel" slowest."""
+        """Return pixels [B, L, P*P*C]; the channel changes fastest, but slowest if `kind` is "channel"."""
         return normalize_pixels(self._patches(batch), self.kind, self.in_chans)
 
     def _patches(self, batch: Batch) -> Tensor:
@@ -114,14 +114,15 @@ class PixelTarget(Target):
         return patchify(images, self.patch_size)
 
     def loss(self, pred: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the mean squared error in float32."""
+        """Return the mean squared error in float32, and no values to log."""
         return squared_error(pred, target), {}
 
     @paddle.no_grad()
     def trivial_losses(self, batches: Sequence[Batch]) -> dict[str, float]:
-        """Return the losses of the fills of `analysis.trivial`.
+        """Return the losses of trivial fills of the hidden patches, see `analysis.trivial.fill_hidden`.
 
-        If targets are normalized within each patch, so are the fills, and "zero" is a predictor too.
+        If targets are normalized within each patch, so are the fills, and the loss of predicting zeros is added as
+        "zero".
         """
         return mean_over_batches([self._trivial_losses(batch) for batch in batches])
 
@@ -199,7 +200,8 @@ def build_target(config: CAEConfig, normalize: Normalize, patch_size: int) -> Ta
 def load_decoder(config: CAEConfig, vocabulary: int) -> DalleDecoder | None:
     """Load the dVAE's decoder from the tokenizer's folder, for pictures.
 
-    Returns None if the targets are not tokens of a tokenizer from a file, or if `has_dalle` is false for the decoder.
+    The result is None if the targets are not tokens of a tokenizer from a file, or if the file of the decoder is
+    missing or ambiguous (`has_dalle`).
 
     Raises:
         CheckpointError: the file cannot be used, or has another vocabulary.

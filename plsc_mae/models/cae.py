@@ -158,7 +158,7 @@ class TokenDecoder(nn.Layer):
 def cae_encoder(
     img_size: int | tuple[int, ...], layer_scale_init_value: float, abs_pos_emb: bool, **sizes: Any
 ) -> VisionTransformer:
-    """Build CAE's encoder: a ViT without bias of keys, and with layer scale if its initial value is positive.
+    """Build CAE's encoder: a ViT whose keys have no bias, with layer scale if its initial value is positive.
 
     Its position table is learned with `abs_pos_emb`, else sin-cos with the row first. `sizes` are further arguments of
     `VisionTransformer`.
@@ -200,8 +200,8 @@ class ContextAutoencoder(nn.Layer):
         decoder_num_classes: number of outputs K for a hidden patch, for example the size of the tokenizer's vocabulary.
         decoder_layer_scale_init_value: initial layer scale of regressor and decoder; 0 for no layer scale.
         dual_path_ema: decay of the moving average that computes the alignment target; 0 uses the encoder itself.
-        rescale_init: keep the normal initialization with rescaled residual branches. By default, as in the original,
-            xavier-uniform overwrites it in every linear layer.
+        rescale_init: whether to keep the normal initialization with rescaled residual branches. By default, as in the
+            original, xavier-uniform overwrites it in every linear layer.
 
     Raises:
         ConfigError: sizes that do not fit together.

@@ -87,7 +87,7 @@ class AttentiveBlock(nn.Layer):
 class ParallelHeads(nn.Layer):
     """Copies of a head's linear layer, all behind the head's batch norm if it has one, for a sweep of learning rates.
 
-    With these as its head, an `ImageClassifier` returns a list of logits in place of logits.
+    An `ImageClassifier` with such a head returns a list of logits, one entry per copy, in place of a tensor.
 
     Args:
         head: the head of a probe, a linear layer with or without a batch norm before it.
@@ -119,7 +119,7 @@ class ImageClassifier(nn.Layer):
         global_pool: whether to classify the mean of the patch tokens. Otherwise the first token is classified: the
             class token, if there is one.
         probe: "none" trains the whole network; all others train the head alone, "attentive" also its pooling.
-            "standard" has a batch norm in the head; "raw" has it instead of every layer norm behind the blocks
+            "standard" has a batch norm in the head; "raw" has one in place of any layer norm behind the blocks
             (MAE-priv); "attentive" pools all normalized tokens with a learned query, "attentive_no_parameter" with the
             first token as query. These two ignore `global_pool` and have a batch norm after the pooling.
         init_scale: factor of the head's initial weights (BEiT).

@@ -210,9 +210,9 @@ class DalleEncoder(_DalleNetwork):
     def working_bytes(self, batch_size: int, grid: tuple[int, int], *, gpu: bool) -> int:
         """Estimate the temporary memory of `tokenize` for images of `grid` tokens, in bytes.
 
-        The maximum is either the first group, whose input, output and two tensors between them have the full image
-        size, or the logits. The estimate is for compute_dtype auto: GPUs compute the whole batch at once in 16 bits,
-        CPUs one image at a time in 32 bits.
+        It is the larger of two: the logits, or the tensors of the first group (input, output and two between them),
+        which have the full image size. The estimate is for compute_dtype auto: GPUs compute the whole batch at once in
+        16 bits, CPUs one image at a time in 32 bits.
         """
         width, vocabulary = self.blocks["input"].w.shape[0], self.blocks["output"]["conv"].w.shape[0]
         images, number = (batch_size, 2) if gpu else (1, 4)
@@ -242,7 +242,7 @@ class DalleDecoder(_DalleNetwork):
     """The decoder from tokens to images.
 
     Args:
-        n_init: width behind the input convolution.
+        n_init: output channels of the input convolution.
         n_hid: width of the last group; the first is eight times as wide.
         vocab_size: number of tokens.
         out_chans: color channels.

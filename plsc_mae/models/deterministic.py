@@ -1,4 +1,4 @@
-"""GPU kernels that give the same bits in every run. Those that they replace add floats in the order of arrival.
+"""GPU kernels that give the same bits in every run; the default ones add floats in an order that varies.
 
 The flags are those of the wheel of paddlepaddle-gpu 2.6.2 and of Paddle's source; no GPU has run this code yet.
 """
@@ -22,7 +22,7 @@ FLAGS = {
 # cuBLAS may otherwise choose its workspace, and with it the order of sums, differently each time (NVIDIA's manual).
 CUBLAS_WORKSPACE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 _deterministic = False
-_replaced: dict[str, Any] = {}  # values of FLAGS before the choice
+_replaced: dict[str, Any] = {}  # values of FLAGS before deterministic kernels were chosen
 
 
 def choose_kernels(*, deterministic: bool) -> None:
@@ -31,7 +31,7 @@ def choose_kernels(*, deterministic: bool) -> None:
     Deterministic kernels need FLAGS, a fixed workspace of cuBLAS, and plain products instead of flash attention, whose
     backward pass adds atomically. Without `deterministic`, Paddle's flags keep or regain their original values.
 
-    Must be called before the first matrix product on a GPU, because cuBLAS reads its variable then.
+    Call this before the first matrix product on a GPU, because that is when cuBLAS reads its environment variable.
     """
     global _deterministic
     changed, _deterministic = deterministic != _deterministic, deterministic
@@ -52,6 +52,6 @@ def table_rows(table: Tensor, ids: Tensor) -> Tensor:
     """Look up the rows [..., D] of `table` [N, D] at `ids`, int64 [...]; ids may repeat.
 
     The gradient of `paddle.gather` always sums repeated rows by atomic additions on GPU; that of F.embedding does not
-    if FLAGS_embedding_deterministic is set. On CPU both give the same bits.
+    if FLAGS_embedding_deterministic is set. On CPU the two give identical gradients.
     """
     return F.embedding(ids, table)

@@ -34,11 +34,11 @@ def on_cpu(x: Tensor) -> bool:
 
 
 def contiguous(x: Tensor) -> Tensor:
-    """Return `x` in contiguous memory; a variable of a traced program is returned unchanged, because it is no view."""
+    """Return `x` in contiguous memory; a variable of a traced program is returned unchanged: it is never a view."""
     return x.contiguous() if is_eager(x) else x
 
 
 def memory(x: Tensor) -> Floats:
-    """Return the memory of a contiguous float32 tensor on a CPU as a flat array; the caller keeps the tensor alive."""
+    """Return the memory of a contiguous float32 tensor on a CPU as a flat array; the caller must keep `x` alive."""
     pointer = ctypes.cast(x.data_ptr(), ctypes.POINTER(ctypes.c_float))
     return np.ctypeslib.as_array(pointer, (x.size,))

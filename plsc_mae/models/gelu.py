@@ -42,7 +42,6 @@ class _CPUGELU(paddle.autograd.PyLayer):
     @staticmethod
     @np.errstate(all="ignore")  # NaN and infinities cause no warnings, as in Paddle's operator
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """Return x * Phi(x)."""
         x = x.contiguous()
         ctx.save_for_backward(x)
         out = paddle.empty_like(x)
@@ -79,7 +78,7 @@ def _distribution(a: Floats) -> Floats:
 
 
 def _apply(function: str, values: Floats) -> None:
-    """Replace contiguous values by those of a function of MKL."""
+    """Apply a function of MKL to contiguous values in place."""
     library = _mkl()
     assert library is not None
     getattr(library, function)(values.size, values.ctypes.data, values.ctypes.data, HIGH_ACCURACY)

@@ -74,7 +74,7 @@ def add_bias(x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def in_dtype(values: Tensor, dtype: Any) -> Tensor:
-    """Return `values` in `dtype`, without a cast if they have it: Paddle 2.6 would launch a kernel all the same."""
+    """Return `values` in `dtype`; if they have it, without a cast, for which Paddle 2.6 would launch a kernel."""
     return values if values.dtype == dtype else values.astype(dtype)
 
 
@@ -111,7 +111,7 @@ class Linear(nn.Linear):
     """A linear layer, initially with xavier-uniform weights and bias 0 (facebookresearch/mae `_init_weights`).
 
     Attributes:
-        exchange: connects the processes that have the other rows of the weights, all of which must call `forward`; None
+        exchange: connects the processes among which the rows of the weights are divided; all must call `forward`. None
             if all rows are here.
     """
 
@@ -205,8 +205,8 @@ def require_mask_of(patches: Tensor, mask: Tensor) -> None:
 class PatchEmbed(nn.Layer):
     """The patch embedding as a matrix product; the caller can pass a subset of the patches, such as the visible ones.
 
-    The kernel has the shape of a convolution, [D, C, P, P], as in the originals. Its initial values are xavier-uniform
-    as a [D, C*P*P] matrix; the bias has PyTorch's default for convolutions (facebookresearch/mae).
+    The kernel has the shape of a convolution, [D, C, P, P], as in the originals. It starts xavier-uniform with the
+    fans of a [D, C*P*P] matrix; the bias has PyTorch's default for convolutions (facebookresearch/mae).
     """
 
     def __init__(self, patch_size: int, in_chans: int, embed_dim: int) -> None:
@@ -258,7 +258,7 @@ class Attention(nn.Layer):
         norm_eps: eps of these norms.
 
     Attributes:
-        exchange: connects the processes that have the other heads; None if all are here.
+        exchange: connects the processes that have the other heads; None if all heads are here.
     """
 
     exchange: TensorParallelExchange | None = None
@@ -289,7 +289,7 @@ class Attention(nn.Layer):
         self.k_norm = layer_norm(dim // num_heads, norm_eps) if qk_norm else None
 
     def forward(self, x: Tensor, query: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Attend from `query` [B, M, D] (all tokens when None) to `x` [B, N, D]; returns [B, M, D].
+        """Attend from `query` [B, M, D] (None for all tokens of `x`) to `x` [B, N, D]; returns [B, M, D].
 
         `bias` [H, M, N] is added to the logits; it is ignored if the layer has a relative position bias of its own.
         """
@@ -327,7 +327,7 @@ class CrossAttention(nn.Layer):
     If H does not divide D, a head is D // H wide, as in the original.
 
     Attributes:
-        exchange: connects the processes that have the other heads; None if all are here. The caller applies
+        exchange: connects the processes that have the other heads; None if all heads are here. The caller applies
             `copy_to_group` to its tokens before it projects them to q, k and v.
     """
 
@@ -354,7 +354,7 @@ class Mlp(nn.Layer):
     """Two linear layers with the exact (erf) GELU between them, and dropout of the outputs.
 
     Attributes:
-        exchange: connects the processes that have the other hidden columns; None if all are here.
+        exchange: connects the processes that have the other hidden columns; None if all columns are here.
     """
 
     exchange: TensorParallelExchange | None = None
@@ -381,7 +381,7 @@ def one_per_sample(x: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _constant_ones(batch: int, dtype: Any, place: str) -> Tensor:
-    """Return ones [B, 1, 1] on the current device, which `place` names, from a cache whose hits launch no kernel."""
+    """Return ones [B, 1, 1] on the current device, `place`; cached, so that later calls launch no kernel."""
     return paddle.ones([batch, 1, 1], dtype)
 
 
@@ -446,8 +446,8 @@ class Block(Recomputable):
 
         Args:
             x: tokens [B, N, D].
-            ids: int64 [B, M], the tokens of each sample to compute; they attend to all N. Only for a block without
-                `grid`, whose bias has a row for each of the N tokens.
+            ids: int64 [B, M], the tokens of each sample to compute; they attend to all N. A block with `grid` does not
+                support them, because its bias has a row for each of the N tokens.
             bias: [H, N, N] or, with `ids`, [H, M, N], added to the logits of attention, see `Attention.forward`.
 
         Returns:

@@ -51,7 +51,7 @@ class MAEOutput(NamedTuple):
     loss: Tensor  # scalar: mean squared error over hidden patches
     pred: Tensor | None  # [B, L, P*P*C] in raster order, in the space of the targets; None with `loss_only`
     mask: Tensor  # bool [B, L], True = hidden
-    # Encoded tokens [B, 1 + K, D], class token first, or [B, K, D] without one; patches as in `Mask.ids_keep`.
+    # Encoded tokens [B, 1 + K, D], class token first, or [B, K, D] without one; patches in order of `Mask.ids_keep`.
     latent: Tensor
     ids_restore: Tensor  # int64 [B, L], see `Mask`
 
@@ -176,9 +176,9 @@ class MaskedAutoencoder(nn.Layer):
         norm_eps: eps of the blocks' layer norms; that of the two final norms is 1e-6.
         pixel_norm: kind of normalization if `norm_pix_loss` is set, see `losses.normalize_patches`.
         channels_first: whether the channel changes slowest among the values of a predicted patch.
-        round_down: whether the number of visible or of hidden patches is rounded down, see `masking.num_visible`.
-        pixel_mean: mean of each channel; targets are then made of images * std + mean, the pixels before the images
-            were normalized. None for targets made of the normalized images.
+        round_down: the count of patches that is rounded down, "visible" or "hidden", see `masking.num_visible`.
+        pixel_mean: mean of each channel. With it, targets are made of images * std + mean, the pixels before the images
+            were normalized; with None, they are made of the normalized images.
         pixel_std: standard deviation of each channel; without it `pixel_mean` has no effect.
         torch_init: initialize patch embedding and bridge by PyTorch's default, and tokens from a normal distribution
             truncated at one standard deviation (MAE-priv, MAE-pytorch). The default is facebookresearch/mae's.

@@ -21,7 +21,7 @@ class Recomputable(nn.Layer):
     recompute: bool = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the result of `forward`; with recomputation in training if `recompute` is set."""
+        """Return the result of `forward`; in training with `recompute` set, the backward pass will run it again."""
         if self.recompute and self.training and paddle.is_grad_enabled():
             # Paddle's default, the reentrant kind, loses gradients if an input needs none.
             return recompute(super().__call__, *args, use_reentrant=False, **kwargs)
@@ -29,7 +29,7 @@ class Recomputable(nn.Layer):
 
 
 def keep_no_activations(model: nn.Layer) -> None:
-    """Set `recompute` of every `Recomputable` layer in a network: True if it has trained parameters, else False."""
+    """Set `recompute` of each `Recomputable` layer of a network to whether that layer has trained parameters."""
     for layer in model.sublayers():
         if isinstance(layer, Recomputable):
             layer.recompute = any(not param.stop_gradient for param in layer.parameters())

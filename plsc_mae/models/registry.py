@@ -28,9 +28,9 @@ ENCODER_OPTIONS = ("in_chans", "patch_size", "embed_dim", "depth", "num_heads", 
 
 
 class Variant(NamedTuple):
-    """A network class, written `module:name`, and the constructor arguments of this variant.
+    """A registered network: its class `network`, written `module:name`, and its constructor arguments.
 
-    If the network depends on the code base that uses its name, `dialects` has the additional arguments of each code
+    If several code bases use its name for different networks, `dialects` has the additional arguments of each code
     base; the first is the default.
     """
 

@@ -34,8 +34,8 @@ class TensorSplit(NamedTuple):
 
     Attributes:
         unit: the smallest part; each process gets whole units.
-        columns: parameters divided along their last axis, with the number of tensors concatenated there, each of which
-            is divided separately (3 for fused q, k, v). Parameters that the layer lacks are ignored.
+        columns: parameters divided along their last axis, {name: number of tensors concatenated along this axis}. Each
+            of these tensors is divided separately; fused q, k and v are 3. Parameters that the layer lacks are ignored.
         rows: name of the linear sub-layer whose weight is divided along its input, and whose outputs are summed over
             the processes before the bias is added; empty if there is no such sub-layer.
     """

@@ -82,10 +82,10 @@ def fixed_table(
 def set_positions(
     layer: nn.Layer, dim: int, grid: tuple[int, int], positions: Positions, num_prefix_tokens: int
 ) -> None:
-    """Set `pos_embed` of a layer to a table [1, T + L, D], a parameter if learned, else a buffer; None for "none".
+    """Set `pos_embed` of a layer to a table [1, T + L, D], a parameter if learned, else a buffer; to None for "none".
 
-    T = `num_prefix_tokens` is the number of tokens before the patches that have a row in the table. For a fixed table
-    it must be 0 or 1; the row consists of zeros.
+    T = `num_prefix_tokens` is the number of rows for tokens that precede the patches. A fixed table has at most one
+    such row, which consists of zeros.
     """
     if positions == "none":
         layer.pos_embed = None
@@ -130,8 +130,8 @@ class VisionTransformer(nn.Layer):
         norm_eps: eps of the blocks' layer norms (LiBai: 1e-5); that of the final norm is 1e-6.
         qk_norm: whether attention normalizes queries and keys, see `Attention`.
         register_tokens: number R of learned tokens between the class token and the patches (Darcet et al. 2024).
-        prefix_positions: number of leading tokens that have a row in the position table: 0, that of class tokens, or
-            that of class and register tokens. None is the number of class tokens, 0 or 1.
+        prefix_positions: number of leading tokens that have a row in the position table: 0, the number of class
+            tokens (0 or 1), or the number of class and register tokens. None means the number of class tokens.
 
     Raises:
         ConfigError: a side is not a multiple of the patch size, or the width not a multiple of 4 and of the number of
@@ -259,7 +259,7 @@ class VisionTransformer(nn.Layer):
         return dropout(tokens, self.drop_rate if self.training else 0.0)
 
     def _prefix_tokens(self) -> list[Tensor]:
-        """Return class token [1, 1, D] and registers [1, R, D], those that exist, with the positions that they have."""
+        """Return class token [1, 1, D] and registers [1, R, D], if they exist, plus their positions, if any."""
         tokens, first = [], 0
         for token in (self.cls_token, self.register_tokens):
             if token is not None:

@@ -33,7 +33,7 @@ def recorded_blocks(model: nn.Layer) -> Iterator[dict[str, Tensor]]:
         found[second_pass if name in found else name] = tokens
 
     def hooks(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
-        """Return the hooks of a block: before it, for the input of the stack, and after it, for the block's output."""
+        """Return hooks before and after a block: the first stores a stack's input, the second the block's output."""
         stack = name.partition(".")[0]
         embed = f"{stack}.embed" if stack in _EMBEDDED and name.endswith(".blocks.0") else ""
 
@@ -64,7 +64,7 @@ def randomize(model: nn.Layer, seed: int) -> None:
     Parameters of two or four dimensions are normally distributed with the variance of Xavier-uniform initialization. Of
     the others, constant ones (biases, scales of norms, layer scales) keep their constant and get normal noise with
     standard deviation `NOISE_STD` on top, and varying ones (tokens, trained position tables) are replaced by such
-    noise. No parameter stays at 0 or 1, so a network that ignores it is detected.
+    noise. No parameter stays at 0 or 1, so a network that ignores one is detected.
     """
     for name, param in model.named_parameters():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])

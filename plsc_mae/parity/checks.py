@@ -28,7 +28,7 @@ NORM_FLOOR = 1e-3
 def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Comparison:
     """Return the comparison of a case with the oracle: its layers, then gradients and updates of a small network.
 
-    The small network has the options of the case apart from its sizes, random weights, and runs in float32.
+    The small network has the options of the case except for the sizes. It has random weights and runs in float32.
 
     Args:
         case: the network, its weights and a batch.

@@ -27,11 +27,12 @@ class Original:
     Attributes:
         title: name of the project.
         program: name of the program in `parity.references` that runs the project's code.
-        dialect: dialect of its weights.
+        dialect: dialect of the project's weights.
         marker: file that identifies a checkout of the project; "" if the project is an installed package.
         case: class of the cases that the project may be able to compute.
         settings: returns the settings from which the program builds the network of a case.
-        unsupported_reason: returns why the project cannot build the network of a case; "" if it can.
+        unsupported_reason: returns a clause that continues the name of the network, such as "cannot be built by ...";
+            "" if the project can build the network of a case.
     """
 
     title: str

@@ -13,8 +13,8 @@ from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
 from plsc_mae.parity.compare import Comparison, Row, Section
 
-SIGNS = ("`plsc-mae parity", "arithmetic")  # by which a report is recognized
-WORST = 5  # number of rows that Markdown shows of a section not in the order of computation
+SIGNS = ("`plsc-mae parity", "arithmetic")  # texts by which a file is recognized as a report
+WORST = 5  # largest number of rows that Markdown shows of a section whose rows are not in the order of computation
 HEAD = """\
 # Parity
 

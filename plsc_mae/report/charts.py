@@ -38,8 +38,8 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, levels: Mapping[str, fl
     Args:
         curves: the curves; one or more of them must have points.
         x_label: label of the horizontal axis.
-        levels: horizontal dashed lines by label. A level above twice the largest value, if that is positive, is in the
-            legend only.
+        levels: heights of horizontal dashed lines by label. If the largest value of the curves is positive, a level
+            above twice that value is in the legend only.
     """
     colored = [(COLORS[i % len(COLORS)], Curve(c.label, *_thinned(c.x, c.y))) for i, c in enumerate(curves) if c.y]
     highest = max(value for _, curve in colored for value in curve.y)
@@ -71,7 +71,7 @@ class _Axis(NamedTuple):
 
 
 def _axis(values: Sequence[float], *, tight: bool = False) -> _Axis:
-    """Return an axis that contains all values, with ticks at round numbers, at its ends too unless `tight`."""
+    """Return an axis that contains all values and has ticks at round numbers; unless `tight`, both ends are ticks."""
     low, high = min(values), max(values)
     if high == low:
         margin = abs(low) / 2 or 0.5
@@ -103,7 +103,7 @@ def _frame(xs: _Axis, ys: _Axis, x_label: str) -> Iterator[str]:
 
 
 def _level_lines(levels: Mapping[str, float], ys: _Axis) -> Iterator[str]:
-    """Yield a line and a label per level; labels of near levels are stacked upwards."""
+    """Yield a line and a label per level; labels of close levels are stacked upwards."""
     baseline = math.inf
     for label, level in sorted(levels.items(), key=lambda item: item[1]):
         y = ys.position(level, HEIGHT - BOTTOM, TOP)

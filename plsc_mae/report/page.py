@@ -77,7 +77,10 @@ def write_page(path: Path, text: str) -> None:
 
 
 def number(value: Any) -> str:
-    """Return a value of a record as HTML; a finite float shows four significant digits, the attribute `value` all."""
+    """Return a value of a record as HTML; None becomes "".
+
+    A finite float is shown with four significant digits; an attribute `value` has all digits.
+    """
     if is_number(value):
         text = str(value) if isinstance(value, int) else f"{value:.4g}"
         return f'<data value="{value!r}">{text}</data>'
@@ -108,7 +111,7 @@ def pairs(values: Mapping[str, Any]) -> str:
 
 
 def paragraph(text: str, style: str = "") -> str:
-    """Return a paragraph of plain text as HTML; `style` is a class of the style sheet."""
+    """Return a paragraph of plain text as HTML; `style` is a class of the style sheet, "" for none."""
     kind = f' class="{style}"' if style else ""
     return f"<p{kind}>{escape(text)}</p>"
 
@@ -125,7 +128,7 @@ def _link(document: str) -> str:
 
 
 def bullets(texts: Sequence[str]) -> str:
-    """Return a list of plain texts as HTML; "" without any."""
+    """Return plain texts as an HTML list; "" if `texts` is empty."""
     return f"<ul>{''.join(f'<li>{_lines(text)}</li>' for text in texts)}</ul>" if texts else ""
 
 

@@ -14,7 +14,7 @@ from plsc_mae.config.schema import options, plain_values
 from plsc_mae.report.run_folder import RunFolder, is_number
 
 TOLERANCE = 0.05  # a larger relative deviation of a loss from the published one is flagged
-# Options that are not compared: places, images, evaluation, precision, and the split of a batch.
+# Options that are not compared: folders and files, images, evaluation, precision, and the split of a batch.
 NEUTRAL_GROUPS = (
     "Run",
     "Checkpoints and resuming",
@@ -24,7 +24,7 @@ NEUTRAL_GROUPS = (
     "Evaluation during pre-training",
 )
 NEUTRAL_OPTIONS = ("batch_size", "accum_iter")
-DECISIVE_OPTIONS = ("method", "phase", "model", "input_size")  # they count even in a neutral group
+DECISIVE_OPTIONS = ("method", "phase", "model", "input_size")  # compared even in a neutral group
 RULE = f"A loss is flagged if it deviates by more than {TOLERANCE:.0%} from the published one of the same epoch."
 
 
@@ -34,7 +34,7 @@ class PublishedLog(NamedTuple):
     Attributes:
         name: code base, network and length.
         recipe: recipe of the run.
-        source: place of the log.
+        source: place where the log was published.
         metric: name of the values in our log.txt.
         images_per_update: effective batch size.
         epochs: zero-based epochs whose values are known.
@@ -78,8 +78,8 @@ def published_logs() -> tuple[PublishedLog, ...]:
 def compare_published(run: RunFolder) -> list[Comparison]:
     """Return a comparison of a run with each published log whose recipe it follows.
 
-    A run follows a recipe if `deviating_options` finds no difference and its updates have the log's number of images,
-    unless the run did not record that number. Whether the images are the same is not examined.
+    A run follows a recipe if `deviating_options` finds no difference, and if its number of images per update is that of
+    the log or was not recorded. Whether the images are the same is not examined.
     """
     return [
         _compare(run, log)
@@ -91,7 +91,8 @@ def compare_published(run: RunFolder) -> list[Comparison]:
 def deviating_options(found: Mapping[str, Any], recipe: str) -> list[str]:
     """Return the names of the options whose values differ between a run and a recipe, apart from the neutral ones.
 
-    An option that an older config.yaml lacks counts as equal, except the model.
+    An option that `found` lacks, because a version without it wrote the config.yaml, counts as equal. The model does
+    not: if it is missing, it counts as different.
     """
     config = load_config(str(recipe_path(recipe)))
     neutral = {item.name for item in options(type(config)) if item.metadata.get("group") in NEUTRAL_GROUPS}

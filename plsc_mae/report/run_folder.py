@@ -25,7 +25,7 @@ class Picture(NamedTuple):
     """A picture that the run has written.
 
     Attributes:
-        step: finished updates; in records of earlier versions, epochs.
+        step: number of finished updates; in records of earlier versions, of epochs.
         encoded: content of the image file.
     """
 
@@ -71,14 +71,14 @@ class RunFolder:
 
     @property
     def images_per_update(self) -> int | None:
-        """The number of images of an update at the newest start that recorded it; None without one."""
+        """The number of images per update, from the newest start that recorded it; None if no start did."""
         found = [r["images_per_update"] for r in self.history if is_number(r.get("images_per_update"))]
         return int(found[-1]) if found else None
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Return (updates, finite values) of a metric, from train.jsonl or, if that has none, from log.txt.
+        """Return (updates, finite values) of a metric, from train.jsonl or, if that file has none, log.txt.
 
-        Both lists are empty if neither has any.
+        Both lists are empty if neither file has a finite value.
         """
         for records in (self.intervals, self.epochs):
             points = [(r["step"], r[name]) for r in records if is_number(r.get(name)) and "step" in r]

@@ -114,14 +114,14 @@ def representation(run: RunFolder) -> str:
 
 
 def pictures(run: RunFolder) -> str:
-    """Return pictures that the run has drawn: of each kind up to MAX_IMAGES images, each at up to MAX_TIMES times."""
+    """Return pictures that the run has drawn: up to MAX_IMAGES images of each kind, each at up to MAX_TIMES steps."""
     parts = []
     kinds = Counter[str]()
     for tag, drawn in run.pictures.items():
         kind = tag.rpartition("/")[0]
         kinds[kind] += 1
         if kinds[kind] <= MAX_IMAGES:
-            unit = "epoch" if " | " in tag else UPDATE  # earlier versions named the columns and counted epochs
+            unit = "epoch" if " | " in tag else UPDATE  # of an earlier version, which counted epochs
             times = [(f"{unit} {item.step}", item.image) for item in _spread(drawn)]
             row = "".join(figure(when, picture(image, f"{tag}, {when}", MIN_HEIGHT)) for when, image in times)
             parts.append(f'<h3>{_heading(tag)}</h3><div class="pictures">{row}</div>')
@@ -130,7 +130,7 @@ def pictures(run: RunFolder) -> str:
 
 
 def evaluations(run: RunFolder) -> str:
-    """Return numbers of log.txt: best values of rising evaluation metrics, and a table of up to MAX_ROWS epochs."""
+    """Return the best values of the evaluation metrics that should rise, and a table of up to MAX_ROWS epochs."""
     if not run.epochs:
         return ""
     names = list(dict.fromkeys(name for record in run.epochs for name in record if name not in POSITION))
@@ -209,7 +209,7 @@ def environment(run: RunFolder) -> str:
 
 
 def published(run: RunFolder) -> str:
-    """Return the comparison with the published logs whose recipe the run follows; "" without one."""
+    """Return the comparison with the published logs whose recipe the run follows; "" if it follows none."""
     parts = []
     for match in compare_published(run):
         parts.append(

@@ -18,7 +18,7 @@ MODEL = "model"  # stem of the file of a network
 
 
 class Code(NamedTuple):
-    """The part of an example that differs between targets: Python source, without the indentation of functions.
+    """Python source that differs between the examples of targets, without the indentation of functions.
 
     Attributes:
         imports: import statements.
@@ -40,7 +40,7 @@ class Target(ABC):
         parts: parts of a checkpoint that it can hold, in order of preference.
         packages: Python packages without which its example is not checked.
         install: command that installs them.
-        in_process: whether the check runs in this process instead of one of its own.
+        in_process: whether the check runs in this process instead of a separate one.
     """
 
     name: str
@@ -82,19 +82,19 @@ class Target(ABC):
 
 
 def traced_outputs(layer: nn.Layer, inputs: Sequence[Array]) -> list[Array]:
-    """Run a layer that returns a list of tensors, without gradients; return them as arrays."""
+    """Run a layer without gradients, and return its list of tensors as arrays."""
     with paddle.no_grad():
         return [output.numpy() for output in layer(*map(paddle.to_tensor, inputs))]
 
 
 def write_yaml(path: Path, heading: str, content: Mapping[str, Any]) -> None:
-    """Write plain data as YAML below a comment."""
+    """Write plain data as YAML below `heading`, whose lines become comments."""
     text = yaml.safe_dump(dict(content), sort_keys=False, width=120, allow_unicode=True)
     path.write_text("".join(f"# {line}\n" for line in heading.splitlines()) + text, encoding="utf-8")
 
 
 def refuse(target: Target, reason: str) -> ConfigError:
-    """Return the error for a network that a target cannot represent, with the targets that always can."""
+    """Return the error for a network that `target` cannot represent; it names the targets that take every network."""
     return ConfigError(
         f"{target.title} cannot represent this network: {reason}; use --target inference or --target onnx, which take "
         "every network"

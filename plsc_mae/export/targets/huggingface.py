@@ -143,7 +143,7 @@ class HuggingFace(Target):
 
     @staticmethod
     def _vit_table(content: Content) -> tables.Table:
-        """Return the tensors of an encoder or of a classifier of the class token in the names of ViT and ViTMAE."""
+        """Return the tensors of an encoder, or of a classifier of its class token, in the names of ViT and ViTMAE."""
         rules = find_dialect("huggingface")
         assert rules.encode is not None
         table = tables.flat_table(content, "facebook") | {"pos_embed": tables.with_class_row(content.encoder)}
@@ -170,7 +170,10 @@ def _beit_table(content: Content) -> tables.Table:
 
 
 def _mask_ratio(content: Content) -> float:
-    """Return a ratio with which ViTMAE, rounding visible patches down, hides `num_hidden` patches; 0 of other parts."""
+    """Return a ratio with which ViTMAE hides `num_hidden` patches, although it rounds down the number of visible ones.
+
+    Return 0 for another part, which hides no patches.
+    """
     if content.part != "reconstruction":
         return 0.0
     patches, hidden = content.encoder.num_patches, content.num_hidden

@@ -47,7 +47,7 @@ def trace(content: Content, folder: Path) -> Path:
     """Write the traced network with a dynamic batch axis; return the file of the program."""
     specs = [InputSpec([None, *each.shape], each.dtype, each.name) for each in content.inputs]
     paddle.jit.save(content.layer, str(folder / MODEL), input_spec=specs)
-    (folder / f"{MODEL}.pdiparams.info").unlink(missing_ok=True)  # of Paddle 2, read by training only
+    (folder / f"{MODEL}.pdiparams.info").unlink(missing_ok=True)  # Paddle 2 writes it; only training reads it
     return next(folder / f"{MODEL}{suffix}" for suffix in PROGRAMS if (folder / f"{MODEL}{suffix}").exists())
 
 

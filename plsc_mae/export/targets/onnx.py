@@ -15,7 +15,7 @@ from plsc_mae.export.targets.inference import trace
 from plsc_mae.runtime import inherited_environment
 
 OPSET = 17
-# Runs in a process of its own, because paddle2onnx aborts its process for an operator that it lacks. Its default
+# Runs in a process of its own, because paddle2onnx aborts its process if it lacks an operator. The default
 # optimize_tool would install packages.
 CONVERT = f"""
 import sys

@@ -88,7 +88,7 @@ with paddle.no_grad():
         return Code(imports, load, run)
 
     def expected(self, content: Content, inputs: Sequence[Array]) -> dict[str, Array]:
-        """Compute the logits, or the feature of an encoder, which is its class token after the norm."""
+        """Compute the logits of a classifier, or the feature of an encoder: its class token after the norm."""
         outputs = traced_outputs(content.layer, inputs)
         if content.classifier is not None:
             return {"logits": outputs[0]}
@@ -120,7 +120,10 @@ with paddle.no_grad():
 
     @staticmethod
     def _registered(content: Content, *, plain: bool) -> tuple[str, dict[str, Any]]:
-        """Return (registered name for these sizes or "", its further arguments)."""
+        """Return the name of the registered network of these sizes, and its further arguments.
+
+        If PaddleClas registers no such network, return "" and the arguments of the class.
+        """
         encoder = content.encoder
         sizes = (encoder.embed_dim, len(encoder.blocks), encoder.blocks[0].attn.num_heads, encoder.patch_size)
         name = (FOUNDATION if plain else BEIT_STYLE).get(sizes, "")

@@ -38,7 +38,7 @@ class CAECase(Case[CAEConfig]):
         """Return options with `target_mode` "random", whose target classes need no dVAE file.
 
         The network stays the same. The alignment loss is always the mean squared error, the only one that the oracle
-        has. If blocks of patches are hidden and their number is not an option, half of the patches are hidden instead.
+        has. If masks consist of blocks and no option sets the number of hidden patches, a random half is hidden.
         """
         changes: dict[str, Any] = {"target_mode": "random", "discrete_vae_type": "to_tensor", "target_path": None}
         if trained.mask_generator == "block" and trained.num_mask_patches is None:
@@ -47,7 +47,7 @@ class CAECase(Case[CAEConfig]):
 
     @classmethod
     def replaced_options(cls, trained: CAEConfig) -> str:
-        """Return a clause about an alignment loss other than the mean squared error; "" for that loss."""
+        """Return a clause about the alignment loss if it is not the mean squared error, else ""."""
         if trained.dual_loss_type == "mse":
             return ""
         return (
@@ -153,7 +153,7 @@ def _cae_settings(case: CAECase) -> dict[str, Any]:
 
 
 def _unsupported_reason(case: CAECase) -> str:
-    """Return the reason why Atten4Vis/CAE cannot build the network; "" if it can.
+    """Return "cannot be built by ..." with the reason if Atten4Vis/CAE cannot build the network, else "".
 
     That code builds the published encoders only, with fixed numbers of decoder heads and classes.
     """

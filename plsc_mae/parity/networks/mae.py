@@ -124,7 +124,10 @@ def _huggingface_settings(case: MAECase) -> dict[str, Any]:
 
 
 def _unsupported_reason(case: MAECase, code: str) -> str:
-    """Return the reason why `code` (facebookresearch/mae or its port) cannot build the network; "" if it can."""
+    """Return "cannot be built by ..." with the reason if `code` cannot build the network, else "".
+
+    `code` is the name of facebookresearch/mae or of its port.
+    """
     options = case.options()
     official = mae_oracle.MAEOptions(
         num_heads=options.num_heads,

@@ -38,7 +38,7 @@ def linear(x: Array, parameters: Parameters, *, bias: bool = True) -> Array:
 
 
 def layer_norm(x: Array, parameters: Parameters, eps: float) -> Array:
-    """Return x, standardized over the last axis by the biased variance with eps inside the root, scaled and shifted."""
+    """Return x standardized over the last axis (biased variance, eps inside the root), then scaled and shifted."""
     centered = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centered).mean(axis=-1, keepdims=True)
     return centered / np.sqrt(variance + eps) * parameters["weight"] + parameters["bias"]

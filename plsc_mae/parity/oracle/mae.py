@@ -122,7 +122,7 @@ def forward(parameters: Parameters, images: Array, noise: Array, options: MAEOpt
 
 
 def count_visible(patches: int, options: MAEOptions) -> int:
-    """Return K, the number of visible patches, of `patches` patches."""
+    """Return K, the number of visible ones among `patches` patches."""
     if options.visible == "floor":
         return int(patches * (1 - options.mask_ratio))
     return patches - int(options.mask_ratio * patches)

@@ -162,8 +162,7 @@ def multistep_rate(
     """Return the learning rate of `update`, counted from 0: linear warm-up, then a constant rate with drops.
 
     `warmup` and `milestones` count updates, and each milestone multiplies the rate by `factor`. The original advances
-    its scheduler after the optimizer. Therefore the first two updates have the first rate, and every later update has
-    the rate of the iteration before it.
+    its scheduler after the optimizer, so its rates come one update late: updates 0 and 1 both have the first rate.
     """
     iteration = max(update - 1, 0)
     if iteration < warmup:

@@ -42,7 +42,7 @@ def build(message: Message, checkout: str) -> Network:
 
 @contextlib.contextmanager
 def fixed_rand(noise: Any) -> Iterator[None]:
-    """Make `torch.rand` return `noise` for its shape, because the original draws the mask in its forward pass."""
+    """Make `torch.rand` return `noise` when its shape is requested; the original draws its mask in the forward pass."""
     rand = torch.rand
 
     def patched(*size: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,6 @@
 """Shims for names that code of 2020 and 2021 uses and that PyTorch, NumPy and timm have removed since.
 
-Also stand-ins for packages that the originals import beside their network, for tokenizers, logs and downloads.
+Also stand-ins for packages that the originals import for tokenizers, logs and downloads only.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Nothing:
             raise AttributeError(name)
         return self
 
-    def __lt__(self, other: object) -> bool:  # of versions, on import
+    def __lt__(self, other: object) -> bool:  # for version checks on import
         return False
 
 
