@@ -13,13 +13,11 @@ from plsc_mae.commands import usage_lines
 from plsc_mae.config import FINETUNE, ClassifyConfig, PretrainConfig, TrainingConfig
 from plsc_mae.data.listing import ImageList, has_split
 from plsc_mae.models.vit import VisionTransformer
-from plsc_mae.train.announcements import IN_MEMORY
+from plsc_mae.train.announcements import FEW_IMAGES, IN_MEMORY
 from plsc_mae.train.checkpoint.folder import config_path
-from plsc_mae.wording import counted
 
 PLACEHOLDER = "DIR"  # a folder that the reader chooses, as in the lines of `weights inspect`
-FEW_IMAGES, FEW_IMAGES_PAGE = 1000, "docs/few-images.md"
-FEW_BATCH, FEW_EPOCHS, FEWEST_EPOCHS, FEWEST_IMAGES = 16, 100, 300, 300  # as on that page
+FEW_BATCH, FEW_EPOCHS, FEWEST_EPOCHS, FEWEST_IMAGES = 16, 100, 300, 300  # as in docs/few-images.md
 # Encoders narrower than ViT-Ti need a higher learning rate on few images. Measured with MAE, a width of 64, 360 updates
 # and 108 images of three classes: 40 % at the default rate, 79 % at ten times that.
 NARROW, NARROW_FACTOR = 192, 10
@@ -50,8 +48,6 @@ def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Pat
             own = f"--data_path {_data(config)}" if labeled else f"--data_path {PLACEHOLDER}"
             steps["classifier"] = line.replace(f"--data_path {PLACEHOLDER}", own)
     steps["others"] = f"plsc-mae weights inspect {shlex.quote(str(checkpoint))}"
-    if len(images) <= FEW_IMAGES:
-        console.report(f"{counted(len(images), 'image')}: {FEW_IMAGES_PAGE} has the options that suit small sets")
     _print(steps)
 
 

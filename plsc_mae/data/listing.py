@@ -459,6 +459,8 @@ def _listed(names: list[str]) -> str:
 
 
 def _layouts(source: Path, split: str) -> str:
+    if source.suffix in (".txt", ".csv"):
+        return "a text file with a 'path label' or a 'path' per line"
     return (
         f"{source}/{split}/<class>/*.jpg, {source}/<class>/*.jpg, {source}/{split}/*.jpg, {source}/*.jpg "
         f"or a text file with a 'path label' or a 'path' per line, or tar, zip or Parquet files"

@@ -8,8 +8,9 @@ from plsc_mae.analysis.trivial import CONTEXT_FREE, DESCRIPTIONS
 from plsc_mae.report.run_folder import RunFolder
 
 _MAIN_METRICS = {"test_acc1": " %", "test_mAP": " %", "test_r2": ""}  # one for each --task, with its unit
-Answer = Literal["yes", "in part", "not yet", "unknown"]
-ADVICE = "Levels of the loss, plateaus and remedies:"  # for "in part" and "not yet"
+Answer = Literal["yes", "barely", "in part", "not yet", "unknown"]
+ADVICE = "Levels of the loss, plateaus and remedies:"  # for "barely", "in part" and "not yet"
+CLEAR = 0.05  # a loss that is below the best trivial one by less than this part of it is "barely" below
 _EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
 
@@ -37,8 +38,8 @@ class Verdict(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """The text before links to `ADVICE_PAGES`; "" if the network is better than all trivial predictors."""
-        if self.answer not in ("in part", "not yet"):
+        """The text before links to `ADVICE_PAGES`; "" if the network is clearly better than all trivial predictors."""
+        if self.answer not in ("barely", "in part", "not yet"):
             return ""
         return ADVICE if self.finished else _EARLY + ADVICE
 
@@ -59,7 +60,8 @@ def judge(run: RunFolder) -> Verdict:
     context_free = [loss for key, loss in losses.items() if key in CONTEXT_FREE]
     answer: Answer = "in part" if context_free and value < min(context_free) else "not yet"
     if not others:
-        answer, best = "yes", min(levels.values())
+        best = min(levels.values())
+        answer = "yes" if value < (1 - CLEAR) * best else "barely"
         reason = f"{1 - value / best:.1%} below the best trivial predictor: it is below {', '.join(beaten)}"
     elif beaten:
         reason = f"below {', '.join(beaten)}, but not below {', '.join(others)}"

@@ -25,6 +25,7 @@ SHOWN_OPTIONS = (
     *("model", "data_path", "output_dir", "epochs", "batch_size", "accum_iter", "lr", "blr", "max_train_step"),
     *("quiet", "json"),
 )
+FEW_IMAGES, FEW_IMAGES_PAGE = 1000, "docs/few-images.md"
 IN_MEMORY = "<"  # first character of a data path for images in memory
 
 
@@ -60,6 +61,7 @@ def announce_plan(
             [
                 f"{config.data_path}: {counted(images, 'image')}, {counted(updates, 'update')} per epoch",
                 *_incomplete_parts(state, loader),
+                *([f"options for small sets: {FEW_IMAGES_PAGE}"] if images <= FEW_IMAGES else []),
             ]
         ),
         "network": f"{config.model}: {in_millions(n_parameters)} trainable parameters, "

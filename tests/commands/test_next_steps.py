@@ -54,6 +54,7 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
     rows = {line.split()[0]: line for line in lines if line.startswith("  ") and not line.startswith("   ")}
     assert list(rows) == ["data", "network", "recipe", "options", "memory", "time", "output", "stop"]
     assert f"{images}: 30 images, 3 updates per epoch" in rows["data"]
+    assert "docs/few-images.md" in " ".join(lines)
     assert "iB per process for tensors" in rows["memory"]
     (continuing,) = (line for line in lines if line.endswith("--auto_resume"))
     assert "pretrain --config 'my run/config.yaml' --auto_resume" in continuing
@@ -63,7 +64,6 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
 
     commands = next_commands(lines)
     assert list(commands) == ["learning", "pictures", "classifier", "others"]
-    assert any(line.startswith("30 images: docs/few-images.md") for line in lines)
     tuning = parse(commands["classifier"][1:], COMMANDS["finetune"].configs, prog="finetune")
     assert (tuning.epochs, tuning.blr) == (300, 0.01)  # few images, and a narrow encoder
     assert main([*commands["pictures"], "--max_images", "1"]) == 0
