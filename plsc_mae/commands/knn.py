@@ -147,7 +147,7 @@ def _computed(config: KNNConfig, world: World) -> Found:
 
 
 def _save_picture(path: Path, found: Found, count: int) -> Path:
-    """Write a picture of `count` queries with their nearest neighbors in the bank, and return its path."""
+    """Write a picture of up to `count` queries with their nearest neighbors in the bank, and return its path."""
     bank, queries = (
         ImageFeatures(part.features, images, kept, found.pixel_format, found.display)
         for part, images, kept in zip(found.encoded.parts, found.lists, found.encoded.kept, strict=True)

@@ -111,7 +111,11 @@ def _describe_end(code: int, output: Path) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its process group, first by SIGTERM, after which a launcher ends its processes."""
+    """End a process and what is left of its process group.
+
+    The process gets SIGTERM and 5 s to exit, in which a launcher ends the processes that it started. Then the group
+    gets SIGKILL.
+    """
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

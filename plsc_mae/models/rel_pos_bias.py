@@ -73,7 +73,7 @@ def resize_relative_positions(table: FloatArray, old: tuple[int, int], new: tupl
 
 
 def _resample(values: npt.NDArray[np.float64], axis: int, old: int, new: int) -> npt.NDArray[np.float64]:
-    """Return 2*`new` - 1 values along an axis, for `new` patches, interpolated from the 2*`old` - 1 values there."""
+    """Resample one axis of a table of relative positions, from 2*`old` - 1 values (`old` patches) to 2*`new` - 1."""
     from scipy.interpolate import make_interp_spline  # takes 0.6 s, so import it only for a change of the grid
 
     if old == new:

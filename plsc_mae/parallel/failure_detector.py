@@ -410,10 +410,10 @@ def end_hung(end: End, folder: Path) -> NoReturn:
 
 
 def leave_group(code: int) -> None:
-    """End this process at once if it is one of several, see `end`; otherwise return.
+    """End this process at once with `code` if it has joined others (`join`); otherwise return.
 
-    The interpreter's own end is skipped: after about 1 of 100 finished runs of two processes on the CPU, it died of
-    SIGSEGV in the cleanup of Paddle 3.3, and the run had a failure's exit code.
+    This skips Python's normal shutdown: after about 1 in 100 successful runs of two processes on the CPU, Paddle 3.3's
+    cleanup crashed with SIGSEGV, so the run's exit code reported a failure.
     """
     if _watch is not None:
         leave(code)

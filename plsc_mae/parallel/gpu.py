@@ -54,10 +54,10 @@ def has_kernels(capability: Capability, architectures: Sequence[int]) -> bool:
 
 
 def check_kernels() -> None:
-    """Check that Paddle has kernels for this process's GPU.
+    """Check that Paddle has kernels for this process's GPU; if Paddle's architectures are unknown, assume that it has.
 
     Raises:
-        ConfigError: Paddle has none; the first kernel would fail, or compute nothing.
+        ConfigError: it has none, so the first operation on the GPU would fail or silently compute nothing.
     """
     capability, architectures = current_capability(), compiled_architectures()
     if has_kernels(capability, architectures):

@@ -146,12 +146,12 @@ def share_blocks(model: nn.Layer, group: Group) -> None:
 
 
 def check_divisible(model: nn.Layer, ways: int) -> None:
-    """Check that `ways` processes can share the blocks of a network; its parameters need no values.
+    """Check that `ways` processes can share the blocks of a network, whose parameters may still be uninitialized.
 
     Raises:
-        ConfigError: `ways` does not divide a number of heads or hidden columns; attention has dropout, for which every
-            process would draw the same random numbers for its own heads; or it normalizes queries and keys, whose
-            gradients would need a sum over the processes.
+        ConfigError: a layer's number of attention heads or hidden columns is not divisible by `ways`; attention has
+            dropout, and all processes would draw the same random numbers for different heads; or attention normalizes
+            queries and keys, and the gradients of these norms' weights would have to be summed over the processes.
     """
     if ways == 1:
         return

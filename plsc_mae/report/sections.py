@@ -27,7 +27,7 @@ _RISING = ("acc", "macro_f1", "mAP", "_r2")  # parts of the names of metrics tha
 
 
 def _validation(*metrics: str) -> tuple[str, ...]:
-    """Return the names in log.txt of metrics of the validation images, with those of averaged weights last."""
+    """Return the log.txt names of validation metrics: first of the trained weights, then of the averaged weights."""
     return tuple(f"{prefix}{metric}" for prefix in ("test_", "ema_test_") for metric in metrics)
 
 
@@ -59,10 +59,8 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def learning(run: RunFolder) -> str:
     """Return the answer to "is it learning?" and, if known, the loss curve and the losses of trivial predictors."""
     verdict = judge(run)
-    style = {"yes": "verdict yes", "in part": "verdict yes", "not yet": "verdict no", "unknown": "verdict"}[
-        verdict.answer
-    ]
-    parts = [paragraph(verdict.text, style)]
+    color = {"yes": " yes", "barely": "", "in part": " yes", "not yet": " no", "unknown": ""}[verdict.answer]
+    parts = [paragraph(verdict.text, f"verdict{color}")]
     if verdict.advice:
         parts.append(reference(verdict.advice, ADVICE_PAGES))
     x, y = run.series(verdict.loss)

@@ -43,7 +43,7 @@ class MemberTree:
         return {name for names in self._names.get(folder, {}).values() for name in names}
 
     def paths_in(self, folder: str, names: Iterable[str]) -> Iterator[str]:
-        """Yield the paths of the files `names` of a folder, starting with the archive, sorted by name and archive."""
+        """Yield the paths "archive/folder/name" of those of `names` that a folder has, by name, then by archive."""
         wanted = set(names)
         found = [
             (name, number)

@@ -374,9 +374,9 @@ def _source_and_target(files: Sequence[Path], spare: Path) -> tuple[Path, Path]:
 
 
 def _keep(file: Path, spare: Path, *, move: bool) -> None:
-    """Move or copy a file into the folder `spare`.
+    """Move or copy a file of the output folder into its sub-folder `spare`.
 
-    A file that is not in the parent of `spare` (--log_dir) goes into a folder of the same name beside the file.
+    A file from another folder (--log_dir) goes into a sub-folder of that folder, with the same name as `spare`.
     """
     target = spare if file.parent == spare.parent else file.parent / spare.name
     target.mkdir(parents=True, exist_ok=True)
