@@ -201,9 +201,10 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
     if not math.isfinite(best) or not best <= (limit := kind.chance(labels)) < kind.perfect:
         return
     logger.warning(
-        "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for %s reach "
-        "up to %.4g; raise %s, train for more epochs, or check that the labels belong to the images",
-        *(kind.best_metric, best, counted(len(labels), "validation image"), limit),
+        "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for the "
+        "validation images reach up to %.4g; raise %s, train for more epochs, or check that the labels belong to the "
+        "images",
+        *(kind.best_metric, best, limit),
         "--blr" if config.lr is None else "--lr",
     )
 

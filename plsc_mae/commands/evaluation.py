@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from plsc_mae.train.observers.base import Evaluation, Gathered
 from plsc_mae.wording import counted
 
 _KS = (1, 5)  # k of the top-k accuracies of images with several correct classes
+
+logger = logging.getLogger(__name__)
 
 
 class _Result(NamedTuple):
@@ -78,6 +81,9 @@ def evaluate(
     if world.is_main:
         event = {"event": "evaluation", **{f"test_{name}": value for name, value in metrics.items()}, "images": images}
         console.print_result(line, event)
+        if not errors:
+            for warning in _warnings(task.kind, result):
+                logger.warning("%s", warning)
     if world.is_main and config.save_path:
         summary = {"eval_set": config.eval_set, "checkpoint": config.resume or config.finetune, "images": images}
         report = corruption_report(errors) if errors else _report(task.kind, result)
@@ -118,16 +124,24 @@ def _describe(kind: LabelKind, result: _Result) -> str:
     return f"* {values}, {counted(result.images, 'image')}" + (f"\n  {more}" if more else "")
 
 
-def _report(kind: LabelKind, result: _Result) -> Report:
-    """Return the tables and charts of an evaluation set with a single part.
+def _warnings(kind: LabelKind, result: _Result) -> Iterator[str]:
+    _, outputs, labels = result.gathered
+    if result.part.accepted is None:
+        yield from kind.warnings(outputs, labels, _output_names(result))
 
-    The report is empty if images have several correct classes. Outputs without a name appear by number.
-    """
-    part, (_, outputs, labels) = result.part, result.gathered
-    if part.accepted is not None:
+
+def _report(kind: LabelKind, result: _Result) -> Report:
+    """Return the tables and charts of an evaluation set with a single part; none if images have several classes."""
+    _, outputs, labels = result.gathered
+    if result.part.accepted is not None:
         return Report({}, [])
-    names = part.images.classes
-    return kind.report(outputs, labels, [*names, *map(str, range(len(names), outputs.shape[1]))])
+    return kind.report(outputs, labels, _output_names(result))
+
+
+def _output_names(result: _Result) -> list[str]:
+    """Return a name for every output; those without one have their numbers."""
+    names, outputs = result.part.images.classes, result.gathered.outputs.shape[1]
+    return [*names, *map(str, range(len(names), outputs))]
 
 
 def _summarize_corruptions(errors: Mapping[str, list[float]]) -> tuple[dict[str, float], str]:

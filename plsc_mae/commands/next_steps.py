@@ -93,7 +93,8 @@ def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> 
     file, options = shlex.quote(str(checkpoint)), shlex.quote(str(config_path(config.output_dir, run)))
     folder = shlex.quote(str(Path(config.output_dir) / "export"))
     is_folder = config.label_task == "classification" and config.data_set != "CIFAR"  # else a table or a binary file
-    images = _data(config) if is_folder else PLACEHOLDER
+    images = shlex.quote(config.eval_data_path) if config.eval_data_path else _data(config)
+    images = images if is_folder else PLACEHOLDER
     steps = {"predict": f"plsc-mae predict --model_path {file} --img_path {images}{_tile(config)}"}
     if not config.disable_eval_during_finetuning and not config.data_path.startswith(IN_MEMORY):
         line = f"plsc-mae {config.phase} --config {options} --eval --resume {file}"

@@ -63,7 +63,9 @@ def _find_several(img_path: str) -> ImageList:
     path = Path(img_path)
     if not path.is_dir() and not path.is_file() and not is_pattern(img_path) and split_member(img_path) is None:
         state = "is a pipe, socket or device" if path.exists() else "does not exist"
-        raise DataError(f"--img_path {path} {state}; expected an image, a folder of images, or a tar or zip archive")
+        raise DataError(
+            f"--img_path {path} {state}; expected an image, a folder or list file of images, or a tar or zip archive"
+        )
     images = list_images(img_path, "val", flag="--img_path", labeled=False)
     log_left_out(images, alternative="pass one of them as --img_path")
     return images

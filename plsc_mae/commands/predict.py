@@ -69,12 +69,13 @@ def run(config: PredictConfig) -> int:
     predictions, unreadable = predict(trained, kind, images, world, config)
     if not world.is_main:
         return exit_code(unreadable)
+    if config.save_path:  # before printing, which fails if the reader of a pipe has ended
+        save_predictions(Path(config.save_path), predictions, kind.values)
     for prediction in predictions:
         print(prediction.image)
         for name, value in zip(prediction.classes, prediction.values, strict=True):
             print(f"  {kind.describe(value)}  {name}")
     if config.save_path:
-        save_predictions(Path(config.save_path), predictions, kind.values)
         print(config.save_path)
     return summarize(unreadable, len(images))
 

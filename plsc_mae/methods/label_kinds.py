@@ -6,7 +6,7 @@ Runs, evaluations, predictions and exports ask a `LabelKind` for what differs. B
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,9 +26,11 @@ from plsc_mae.losses import (
     soft_target_cross_entropy,
     zero_unknown,
 )
+from plsc_mae.wording import counted
 
 LABEL_KIND = "label_kind"  # entry of a checkpoint; absent for classes
 DEVIATIONS = 2  # standard deviations up to which chance explains a metric
+FEWEST_MISSED, MISSED_NAMES = 3, 5  # images of a class that is reported as missed; number of such names in a warning
 RANKINGS = 10  # random rankings whose mAP estimates that of chance
 Values = npt.NDArray[np.float32]
 
@@ -95,6 +97,10 @@ class LabelKind(ABC):
         Args:
             labels: labels of the data set, class numbers int64 [n], or float32 [n, K].
         """
+
+    def warnings(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Iterator[str]:
+        """Yield sentences about results that the metrics hide; the arguments are those of `report`."""
+        yield from ()
 
     @abstractmethod
     def report(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Report:
@@ -183,6 +189,16 @@ class Classes(LabelKind):
         """Return the share of the most frequent class plus two standard deviations of its estimate, in percent."""
         share = np.bincount(labels).max() / len(labels)
         return 100 * float(share + DEVIATIONS * np.sqrt(share * (1 - share) / len(labels)))
+
+    def warnings(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Iterator[str]:
+        """Yield a warning about classes with images that no image is classified as."""
+        images = np.bincount(labels, minlength=outputs.shape[1])
+        predicted = np.bincount(outputs.argmax(axis=1), minlength=outputs.shape[1])
+        missed = np.flatnonzero((images >= FEWEST_MISSED) & (predicted == 0))
+        if len(missed):
+            shown = ", ".join(f"'{names[i]}' ({counted(int(images[i]), 'image')})" for i in missed[:MISSED_NAMES])
+            more = f" and {len(missed) - MISSED_NAMES} more" if len(missed) > MISSED_NAMES else ""
+            yield f"no image is classified as {shown}{more}"
 
     def report(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Report:
         """Return scores per class, the confusion matrix and the calibration."""

@@ -55,8 +55,10 @@ def patch_grid(img_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 
 def check_heads(name: str, dim: int, num_heads: int) -> None:
     """Raise ConfigError unless `dim` is a multiple of `num_heads` and of 4, which sin-cos position tables need."""
-    if dim % num_heads or dim % 4:
-        raise ConfigError(f"{name} {dim} must be a multiple of 4 and of its number of heads ({num_heads})")
+    if dim % num_heads:
+        raise ConfigError(f"{name} {dim} must be a multiple of the number of its attention heads, {num_heads}")
+    if dim % 4:
+        raise ConfigError(f"{name} {dim} must be a multiple of 4")
 
 
 def token_parameter(layer: nn.Layer, dim: int, count: int = 1) -> Tensor:

@@ -114,7 +114,7 @@ def test_workers_give_the_same(predict, tmp_path):
     [
         (
             "--img_path PLACE/none",
-            "none does not exist; expected an image, a folder of images, or a tar or zip archive",
+            "none does not exist; expected an image, a folder",
         ),
         ("--img_path PLACE/bad.jpg", "bad.jpg"),
         ("--img_path ", "--img_path is required"),
