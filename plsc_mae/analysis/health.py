@@ -12,8 +12,8 @@ from plsc_mae.analysis.knn import Features, unit_rows
 
 Doubles = npt.NDArray[np.float64]
 PAIR_BLOCK = 1024
-# Values of collapsed and of evenly distributed features. Masked pre-training lies between them, see
-# docs/reference/training.md.
+# Extreme values with their meaning, mostly collapsed and evenly distributed features. Masked pre-training lies between
+# them, see docs/reference/training.md.
 EXTREMES = {
     "feature_rank": "1: collapsed, the width: even",
     "feature_std": "0: collapsed, 1/sqrt(width): even",

@@ -94,7 +94,7 @@ def _draw_levels(axes: Any, trivial: Mapping[str, Any], names: Sequence[str]) ->
 
 
 def _label(name: str) -> str:
-    """Return a metric's name; for a statistic in EXTREMES, add its values for collapsed and for even features."""
+    """Return a metric's name; for a statistic in EXTREMES, add its extreme values and their meaning in parentheses."""
     return f"{name} ({EXTREMES[name]})" if name in EXTREMES else name
 
 

@@ -8,9 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import paddle
 
@@ -19,6 +19,8 @@ from plsc_mae.errors import Stopped
 from plsc_mae.parallel import activity, failure_detector
 from plsc_mae.parallel.world import World
 
+Handler = Callable[[int, FrameType | None], Any]
+
 BEFORE_TRAINING = "training had not started, and nothing was changed; the same command starts again"
 INTERRUPTED = 130  # exit code
 REPEAT_SECONDS = 1.0  # paddle.distributed.launch sends SIGTERM three times within half a second
@@ -26,34 +28,45 @@ REPEAT_SECONDS = 1.0  # paddle.distributed.launch sends SIGTERM three times with
 
 @contextlib.contextmanager
 def preparing_run() -> Iterator[None]:
-    """Report an interrupt within the context with the message that training had not started.
+    """Report a Ctrl-C within the context, up to the training, with the message that training had not started.
 
-    A process of the command line ends at once, without KeyboardInterrupt. Within a call of Paddle, this exception can
-    abort the process (1 of 300 interrupted starts on Paddle 2.6); within a destructor, Python ignores it (2 of 400
-    interrupted starts, in which training began). A notebook, a script and one of several processes get a
-    KeyboardInterrupt. During training, `StopRequest` handles Ctrl-C instead.
+    A process of the command line prints the message and ends at once; if it has joined other processes, it raises
+    KeyboardInterrupt, whose handling informs them. Notebooks and scripts get a KeyboardInterrupt too. The command line
+    avoids it because it can abort the process within a call of Paddle (1 of 300 interrupted starts on Paddle 2.6), and
+    because Python ignores it in destructors (2 of 400, which trained to the end).
     """
-    ends = signal.getsignal(signal.SIGINT) is console.raise_interrupt
-    if ends:
-        signal.signal(signal.SIGINT, _end_before_training)
+    before = signal.getsignal(signal.SIGINT)
+    handler = next((handler for handler, after in _HANDLERS.items() if after is before), None)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
     try:
         yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(BEFORE_TRAINING) from None
     finally:
-        if ends:
-            signal.signal(signal.SIGINT, console.raise_interrupt)
+        signal.signal(signal.SIGINT, before)
 
 
 def _end_before_training(number: int, frame: FrameType | None) -> NoReturn:
-    if failure_detector.current() is not None:  # the exception informs the other processes
-        signal.default_int_handler(number, frame)
+    if failure_detector.current() is not None:
+        _raise_before_training(number, frame)
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # the signal can come within a flush
         sys.stdout.flush()
     message = console.after_interrupt(f"{console.PROGRAM}: interrupted: {BEFORE_TRAINING}\n")
     with contextlib.suppress(OSError):
         os.write(2, message.encode())  # print is not reentrant
     os._exit(INTERRUPTED)
+
+
+def _raise_before_training(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(BEFORE_TRAINING)
+
+
+# Handlers of `preparing_run`, with the handlers that they replace, which are installed again when training ends.
+_HANDLERS: Mapping[Handler, Handler] = {
+    _end_before_training: console.raise_interrupt,
+    _raise_before_training: signal.default_int_handler,
+}
 
 
 class StopRequest:
@@ -95,7 +108,8 @@ class StopRequest:
             if self.signal == signal.SIGTERM:
                 time.sleep(max(0.0, self._received_at + REPEAT_SECONDS - time.monotonic()))
             for number in handled:
-                signal.signal(number, before[number] or signal.SIG_DFL)
+                earlier = before[number]
+                signal.signal(number, _HANDLERS.get(earlier, earlier) if callable(earlier) else signal.SIG_DFL)
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT:

@@ -227,7 +227,7 @@ def test_an_autoencoder_knows_no_category(draw):
     [
         (
             "--img_path PLACE/none",
-            "none does not exist; expected an image, a folder of images, or a tar or zip archive",
+            "none does not exist; expected an image, a folder",
         ),
         ("--layer_index 1", "--layer_index 1: the encoder has 1 layer; expected 0"),
         ("--discard_ratio 1", "--discard_ratio must lie in [0, 1), got 1.0"),

@@ -223,6 +223,21 @@ def test_an_interrupt_before_training(processes, monkeypatch, capfd):
     assert capfd.readouterr().err == (message if processes == 1 else "")
 
 
+def test_an_interrupt_after_training_is_not_called_one_before():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt, match=signals.BEFORE_TRAINING), signals.preparing_run():
+            ask(signal.SIGINT)
+        with signals.preparing_run():
+            with StopRequest(SimpleNamespace()).listening():
+                pass
+            with pytest.raises(KeyboardInterrupt, match=r"^$"):
+                ask(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_update_stops_all_processes_by_the_signals_that_it_exchanged():
     alone, one_of_two = (StopRequest(SimpleNamespace(processes=count)) for count in (1, 2))
     alone.signal = one_of_two.signal = signal.SIGTERM  # came after the exchange
