@@ -20,11 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             complete()
             return 0
         from plsc_mae import console
+
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, console.end_at_interrupt)
         from plsc_mae.cli import main as run
         from plsc_mae.parallel import failure_detector
 
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            signal.signal(signal.SIGINT, console.raise_interrupt)
         code = run(argv)
         failure_detector.leave_group(code)
         return code

@@ -262,7 +262,9 @@ def _run(argv: list[str]) -> int:
         use_flags(vocabulary(type(own)) | (set() if "" in command.configs else {"method"}))
         warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
         module, _, function = command.run.partition(":")
-        code = getattr(importlib.import_module(module), function)(config)
+        run = getattr(importlib.import_module(module), function)
+        console.let_interrupts_raise()
+        code = run(config)
     except UserError as error:
         console.write_error(f"plsc-mae: error: {escape_controls(str(error), one_line=True)}")
         return failure_detector.end(str(error), error.exit_code)

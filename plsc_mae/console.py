@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, NoReturn, TextIO
 
 from plsc_mae.names import as_json, escape_controls
 
@@ -31,6 +31,7 @@ FILE_COLUMNS = 120  # width of wrapped text if the output is not a terminal
 COMMAND_INDENT = " " * 4  # a line that starts with it is a command to copy, and is never wrapped
 LABEL_COLUMNS = 12  # width of the labels of `report_row`, with two spaces before and at least one after each
 PROGRAM = "plsc-mae"
+INTERRUPTED = 130  # exit code after Ctrl-C
 
 Style = Literal["text", "quiet", "json"]
 _style: Style = "text"
@@ -141,10 +142,27 @@ def after_interrupt(text: str) -> str:
     return f"{ERASE_LINE}\n{text}" if sys.stderr.isatty() else text
 
 
+def end_at_interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    """End the process with exit code INTERRUPTED and a message.
+
+    This is the handler of SIGINT while a command loads: a KeyboardInterrupt within the import of Paddle becomes an
+    ImportError.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, after_interrupt(f"{PROGRAM}: interrupted\n").encode())  # print is not reentrant
+    os._exit(INTERRUPTED)
+
+
+def let_interrupts_raise() -> None:
+    """Install `raise_interrupt` in place of `end_at_interrupt`; keep any other handler of SIGINT."""
+    if signal.getsignal(signal.SIGINT) is end_at_interrupt:
+        signal.signal(signal.SIGINT, raise_interrupt)
+
+
 def raise_interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, as Python's own handler of SIGINT does.
 
-    `plsc_mae.__main__` installs this handler, by which `plsc_mae.train.signals` recognizes the command line.
+    It is the handler of a process of the command line, by which `plsc_mae.train.signals` recognizes one.
     """
     signal.default_int_handler(number, frame)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 
@@ -161,3 +163,25 @@ def test_an_interrupt_starts_on_a_new_line_of_a_terminal(open_terminal, monkeypa
     assert terminal.screen == ["", "plsc-mae: interrupted", ""]
     monkeypatch.undo()
     assert console.after_interrupt("plsc-mae: interrupted") == "plsc-mae: interrupted"
+
+
+def test_an_interrupt_while_a_command_loads_ends_the_process(capfd):
+    """Afterwards it raises KeyboardInterrupt; the handlers of others stay."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, console.end_at_interrupt)
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == console.INTERRUPTED
+    assert capfd.readouterr().err == "plsc-mae: interrupted\n"
+    before = signal.signal(signal.SIGINT, console.end_at_interrupt)
+    try:
+        console.let_interrupts_raise()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        console.let_interrupts_raise()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

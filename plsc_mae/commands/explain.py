@@ -50,12 +50,14 @@ class Maps(NamedTuple):
         weights: arrays [N, N] by label, where [i, j] is the relevance of token j for token i. All images have the same
             labels, so they can share a sheet.
         captions: more specific labels for the image's own panel, by label.
-        verdict: the class and its probability; "" for maps that depend on no class.
+        verdict: the class and its probability, for pictures; "" for maps that depend on no class.
+        text: the same for the console, where every name can be printed.
     """
 
     weights: Mapping[str, Floats]
     captions: Mapping[str, str]
     verdict: str = ""
+    text: str = ""
 
 
 def run(config: ExplainConfig) -> int:
@@ -96,7 +98,7 @@ def run(config: ExplainConfig) -> int:
             relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool, explainer.registers)
             panel[label] = overlay(pixels, relevance)[None]
         own = {maps.captions.get(label, label): picture for label, picture in panel.items()}
-        line = [f"{images.name(index)}: {maps.verdict}"] if maps.verdict else []
+        line = [f"{images.name(index)}: {maps.text}"] if maps.text else []
         print(panels.save(compose(own), index), *line)
         if len(sheet) < SHEET_ROWS:
             sheet.append(panel)
@@ -164,9 +166,11 @@ class Explainer:
         where = f"discard {config.discard_ratio:g}{self._layer()}"
         name = "the predicted class" if self.category is None else f"'{self.shown[chosen]}'"
         label = f"gradient rollout of {name} ({where})"
-        verdict = f"'{self.shown[chosen]}', {100 * probability:.1f} %"
+        verdict, text = (
+            f"'{names[chosen]}', {100 * probability:.1f} %" for names in (self.shown, self.trained.classes)
+        )
         caption = f"gradient rollout of {verdict} ({where})"
-        return Maps({label: rolled, **self._attention(attentions)}, {label: caption}, verdict)
+        return Maps({label: rolled, **self._attention(attentions)}, {label: caption}, verdict, text)
 
     def _attention(self, attentions: Sequence[Floats]) -> dict[str, Floats]:
         """Return the maps that do not depend on a class, by label: the rollouts and the last layer's attention."""

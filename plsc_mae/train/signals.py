@@ -22,7 +22,6 @@ from plsc_mae.parallel.world import World
 Handler = Callable[[int, FrameType | None], Any]
 
 BEFORE_TRAINING = "training had not started, and nothing was changed; the same command starts again"
-INTERRUPTED = 130  # exit code
 REPEAT_SECONDS = 1.0  # paddle.distributed.launch sends SIGTERM three times within half a second
 
 
@@ -55,7 +54,7 @@ def _end_before_training(number: int, frame: FrameType | None) -> NoReturn:
     message = console.after_interrupt(f"{console.PROGRAM}: interrupted: {BEFORE_TRAINING}\n")
     with contextlib.suppress(OSError):
         os.write(2, message.encode())  # print is not reentrant
-    os._exit(INTERRUPTED)
+    os._exit(console.INTERRUPTED)
 
 
 def _raise_before_training(_number: int, _frame: FrameType | None) -> NoReturn:
