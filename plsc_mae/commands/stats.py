@@ -21,7 +21,7 @@ from plsc_mae.data.sampler import EpochBatchSampler
 from plsc_mae.data.transfer import INDEX
 from plsc_mae.data.unreadable import none_can_be_read
 from plsc_mae.errors import DataError
-from plsc_mae.files import result_replacement
+from plsc_mae.files import refuse_foreign, result_replacement
 from plsc_mae.loading import pixel_settings
 from plsc_mae.names import as_json
 from plsc_mae.runtime import count_workers
@@ -37,13 +37,14 @@ def run(config: StatsConfig) -> int:
         The exit code: 1 if images could not be read and are left out, else 0.
 
     Raises:
-        DataError: images cannot be listed or read, or the file cannot be written.
+        DataError: images cannot be listed or read, or the file cannot be written or has other channels.
         ConfigError: options are malformed or contradict each other, or a package is not installed.
     """
     path = Path(config.save_path)
     require_free(path, signs=SIGNS)
     images = find_images(config.data_path, config.split)
     form = pixel_settings.choose(config, [], images).pixel_format
+    _refuse_other_channels(path, form.channels)
     if form.tile:
         form = form._replace(tile=sys.maxsize)  # whole images, read part by part
     dataset = EvaluationDataset(images, measure_channels, bad_image=config.bad_image, pixel_format=form)
@@ -59,6 +60,17 @@ def run(config: StatsConfig) -> int:
     _write(path, form, total, len(parts))
     print(path)
     return summarize(len(unreadable), len(images))
+
+
+def _refuse_other_channels(path: Path, channels: int) -> None:
+    """Raise DataError if the file has the statistics of another number of channels, which runs may need."""
+    try:
+        refuse_foreign(path, (f'"in_chans": {channels},',))
+    except FileExistsError:
+        raise DataError(
+            f"{path} has the statistics of another number of channels than {channels}; remove it, or choose another "
+            "--save_path"
+        ) from None
 
 
 def _moments(dataset: EvaluationDataset, config: StatsConfig, unreadable: list[int]) -> Iterator[Moments]:

@@ -68,3 +68,7 @@ def test_refusals(values, tmp_path, capsys):
     message = capsys.readouterr().err
     assert "mine.json" in message
     assert "5 bands" in message
+    (tmp_path / "s.json").write_text('{"in_chans": 1, "mean": [0.5]}')
+    assert main(f"stats {tmp_path}/data --in_chans 5 --save_path {tmp_path}/s.json".split()) == 2
+    assert "another number of channels than 5" in capsys.readouterr().err
+    assert '"in_chans": 1' in (tmp_path / "s.json").read_text()
