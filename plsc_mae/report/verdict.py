@@ -19,8 +19,8 @@ class Verdict(NamedTuple):
     """The answer and its reason.
 
     Attributes:
-        answer: "yes" if the loss is below those of all trivial predictors; "in part" if not, but it is below those of
-            all predictors that predict the same for all hidden patches; "not yet" otherwise; "unknown" if the run has
+        answer: "yes" if the loss is clearly below those of all trivial predictors, see `CLEAR`; "barely" if it is just
+            below them; "in part" if it is not, but is below those of all predictors that predict the same for all hidden patches; "not yet" otherwise; "unknown" if the run has
             no finite loss or no losses of trivial predictors.
         text: the answer for the reader.
         loss: name of the compared loss.
