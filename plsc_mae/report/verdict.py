@@ -20,8 +20,9 @@ class Verdict(NamedTuple):
 
     Attributes:
         answer: "yes" if the loss is clearly below those of all trivial predictors, see `CLEAR`; "barely" if it is just
-            below them; "in part" if it is not, but is below those of all predictors that predict the same for all hidden patches; "not yet" otherwise; "unknown" if the run has
-            no finite loss or no losses of trivial predictors.
+            below them; "in part" if it is not, but is below those of all predictors that predict the same for all
+            hidden patches; "not yet" otherwise; "unknown" if the run has no finite loss or no losses of trivial
+            predictors.
         text: the answer for the reader.
         loss: name of the compared loss.
         value: its newest mean, see `RunFolder.last_loss`; None without one.
