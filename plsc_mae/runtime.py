@@ -43,6 +43,16 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory_bytes() -> int:
+    """Return the memory that processes here may use together: that of the machine, or of the container if less."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:  # no Linux, or control groups of version 1
+        return machine
+    return min(machine, int(limit)) if limit.isdigit() else machine
+
+
 def local_processes(environ: Mapping[str, str] = os.environ) -> int:
     """Return the number of training processes on this node, from the launcher's variable PADDLE_LOCAL_SIZE."""
     return int(environ.get("PADDLE_LOCAL_SIZE", "1"))

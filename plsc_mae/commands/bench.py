@@ -94,12 +94,12 @@ def time_step(stepper: Stepper, batches: Iterator[Batch], config: PretrainConfig
         batch = next(batches)
         ready = time.perf_counter()
         batch = stepper.task.prepare(batch)
-        _synchronize(world)
+        world.synchronize()
         waiting += ready - asked
         preparing += time.perf_counter() - ready
         stepper.forward_backward(batch, group_size=config.accum_iter, last=i + 1 == config.accum_iter)
     stepper.apply_update()
-    _synchronize(world)
+    world.synchronize()
     return StepTimes(time.perf_counter() - started, waiting, preparing)
 
 
@@ -163,17 +163,12 @@ def matmul_gflops(world: World, repeats: int = 10) -> float:
     """Return the GFLOP/s of this process in a large float32 matrix product."""
     a, b = paddle.randn(PEAK_SHAPE), paddle.randn(PEAK_SHAPE)
     paddle.matmul(a, b)
-    _synchronize(world)
+    world.synchronize()
     started = time.perf_counter()
     for _ in range(repeats):
         paddle.matmul(a, b)
-    _synchronize(world)
+    world.synchronize()
     return 2 * PEAK_SHAPE[0] ** 2 * PEAK_SHAPE[1] * repeats / (time.perf_counter() - started) / 1e9
-
-
-def _synchronize(world: World) -> None:
-    if world.is_gpu:
-        paddle.device.cuda.synchronize()
 
 
 def _batches(config: PretrainConfig, world: World) -> Iterator[Batch]:

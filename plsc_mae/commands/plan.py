@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterable
 
+from plsc_mae import runtime
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.plan import PlannedRun
 from plsc_mae.data.imagefolder import find_images
@@ -14,16 +16,19 @@ from plsc_mae.parallel.gpu import AMPERE, VOLTA, Capability, current_capability,
 from plsc_mae.plan.activations import HALF
 from plsc_mae.plan.advice import Changes, remedy
 from plsc_mae.plan.estimate import Estimate, estimate, precision_bytes
-from plsc_mae.plan.measure import MemoryPeak, measure
+from plsc_mae.plan.measure import Measurement, measure
 from plsc_mae.plan.sketch import Sketch, sketch
 from plsc_mae.train.plausibility import check_accumulation
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.wording import counted, in_millions
 
 IMAGENET_IMAGES = 1281167
+ASSUMED_SPEED, HOUR = 1000, 3600  # images/s without --images_per_second; seconds
+GPU_MEMORY = 40.0  # GiB without --device_memory
 MIB, GIB, GB = 2**20, 2**30, 1e9
 SMALLEST_PART = 10_000  # parameters, 0.01 M
 TOLERANCE = 0.2  # relative error of the memory estimate, see docs/reference/plan.md
+NO_GPU = "no GPU here: this is a plan for GPUs; `--device cpu --measure` plans and times a run on this machine"
 Row = tuple[str, str, str]  # label, value, note; a heading has no value
 
 
@@ -52,14 +57,26 @@ def run(config: PlannedRun) -> None:
     print(_table(rows))
     print(_verdict(drawn, config, found))
     if config.measure:
-        print(_measured(measure(config), found.usage.total))
+        sys.stdout.flush()  # the plan stays if the updates exhaust the memory
+        measured = measure(config)
+        print(_measured_speed(measured, config))
+        print(_measured_memory(measured, found.usage.total))
+    if config.device == "auto" and not has_gpu():
+        print(NO_GPU, file=sys.stderr)  # the plan itself is the same on every machine
 
 
 def _devices(config: PlannedRun) -> str:
     kind = "process" if config.device == "cpu" else "device"
     many = "es" if kind == "process" else "s"
     kind += many if config.devices > 1 else ""
-    return f"{config.devices} {kind} of {config.device_memory:g} GiB (--device_memory)"
+    return f"{config.devices} {kind} of {_memory_of_device(config):.4g} GiB (--device_memory)"
+
+
+def _memory_of_device(config: PlannedRun) -> float:
+    """Return the memory of a device in GiB."""
+    if config.device_memory is not None:
+        return config.device_memory
+    return runtime.memory_bytes() / config.devices / GIB if config.device == "cpu" else GPU_MEMORY
 
 
 def _plans_this_gpu(config: PlannedRun) -> bool:
@@ -138,12 +155,20 @@ def _schedule(drawn: Sketch, config: PlannedRun, found: Estimate) -> Iterable[Ro
         f"{counted(config.epochs, 'epoch')}, {in_millions(total)} images",
     )
     yield ("", f"{2e-18 * drawn.training_macs * total:.1f} EFLOP", "validation not counted")
-    if config.images_per_second is None:
-        yield ("time", f"{total / 1000 / 3600:.0f} h", "at 1000 images/s, an arbitrary speed; give --images_per_second")
-        return
-    share = 2e-12 * drawn.training_macs * config.images_per_second / config.devices
-    yield ("time", f"{total / config.images_per_second / 3600:.1f} h", f"at {config.images_per_second:g} images/s")
-    yield ("", f"{share:.1f} TFLOP/s", "of each device at that speed")
+    if config.images_per_second is not None:
+        share = 2e-12 * drawn.training_macs * config.images_per_second / config.devices
+        yield ("time", _time(total / config.images_per_second, 1), f"at {config.images_per_second:g} images/s")
+        yield ("", f"{share:.1f} TFLOP/s", "of each device at that speed")
+    elif not config.measure:
+        how = "--images_per_second, or --measure where it will run"
+        yield ("time", _time(total / ASSUMED_SPEED), f"at {ASSUMED_SPEED} images/s, an arbitrary speed; give {how}")
+
+
+def _time(seconds: float, digits: int = 0) -> str:
+    """Format a duration in hours with `digits` decimals, below an hour in minutes, below a minute in seconds."""
+    if seconds >= HOUR:
+        return f"{seconds / HOUR:.{digits}f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 def _count_images(config: PlannedRun) -> int:
@@ -189,9 +214,10 @@ def _communication(found: Estimate) -> Iterable[Row]:
 
 
 def _verdict(drawn: Sketch, config: PlannedRun, found: Estimate) -> str:
-    limit = (1 - config.headroom) * config.device_memory * GIB
+    memory = _memory_of_device(config)
+    limit = (1 - config.headroom) * memory * GIB
     spare = (limit - found.usage.total) / GIB
-    room = f"{limit / GIB:.1f} GiB ({config.device_memory:g} GiB less {config.headroom:.0%} headroom)"
+    room = f"{limit / GIB:.1f} GiB ({memory:.4g} GiB less {config.headroom:.0%} headroom)"
     if spare >= 0:
         return f"fits: {found.usage.total / GIB:.1f} of {room}; {spare:.1f} GiB are free"
     verdict = f"does not fit: {found.usage.total / GIB:.1f} of {room}; {-spare:.1f} GiB too much"
@@ -201,8 +227,18 @@ def _verdict(drawn: Sketch, config: PlannedRun, found: Estimate) -> str:
     return f"{verdict}\nfits with {_options(better.changes)}: {better.estimate.usage.total / GIB:.1f} GiB"
 
 
-def _measured(measured: MemoryPeak, planned: int) -> str:
-    text = f"measured: {measured.allocated / MIB:.1f} MiB at the allocator's peak in two updates"
+def _measured_speed(measured: Measurement, config: PlannedRun) -> str:
+    """Describe the speed, and the duration of the run at it."""
+    images = _count_images(config) * config.epochs
+    kind = "GPU" if config.device != "cpu" and has_gpu() else "CPU"
+    return (
+        f"measured: {measured.images_per_second:.4g} images/s on this {kind}, without reading images and validation; "
+        f"the run takes {_time(images / measured.images_per_second, 1)} at this speed"
+    )
+
+
+def _measured_memory(measured: Measurement, planned: int) -> str:
+    text = f"measured: {measured.allocated / MIB:.1f} MiB at the allocator's peak"
     if measured.resident is not None:
         text += f", {measured.resident / MIB:.1f} MiB more resident in the process than before the network was built"
     return f"{text}; planned: {planned / MIB:.1f} MiB"

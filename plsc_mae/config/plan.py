@@ -15,7 +15,9 @@ class PlanOptions:
     """Options of a plan besides those of the run."""
 
     devices: int = option(1, "devices of all nodes, one process each", within="[1, inf)")
-    device_memory: float = option(40.0, "memory of a device, GiB", within="(0, inf)")
+    device_memory: float | None = option(
+        None, "memory of a device, GiB [40; with --device cpu this machine's, divided by --devices]", within="(0, inf)"
+    )
     headroom: float = option(
         0.1,
         "share of the memory reserved for CUDA, communication, workspaces and fragmentation, which are not planned",
@@ -27,7 +29,7 @@ class PlanOptions:
     images_per_second: float | None = option(
         None, "training images per second of all devices, as `bench step` measures them", within="(0, inf)"
     )
-    measure: bool = option(False, "also run two updates here on random images and print their peak memory")
+    measure: bool = option(False, "also run updates here on random images and print their speed and peak memory")
     num_images: int | None = option(
         None, "training images [by default those of --data_path, else the 1281167 of ImageNet-1k]", within="[1, inf)"
     )

@@ -69,22 +69,17 @@ def measure(run: PublishedRun, world: World, *, gpu: bool) -> Speed:
 
     for _ in range(WARMUP):
         update()
-    _synchronize(gpu)
+    world.synchronize()
     started = time.perf_counter()
     update()
-    _synchronize(gpu)
+    world.synchronize()
     updates = max(FEWEST, min(MOST, int(SECONDS[gpu] / (time.perf_counter() - started))))
     started = time.perf_counter()
     for _ in range(updates):
         update()
-    _synchronize(gpu)
+    world.synchronize()
     speed = updates * config.batch_size / (time.perf_counter() - started)
     return Speed(speed, peak_memory_gib(gpu))
-
-
-def _synchronize(gpu: bool) -> None:
-    if gpu:
-        paddle.device.cuda.synchronize()
 
 
 def _forget_peak_memory() -> None:

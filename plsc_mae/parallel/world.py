@@ -130,6 +130,11 @@ class World:
         """True in process 0, which writes the checkpoints and logs of the run; in an `alone` world always."""
         return self.process == 0
 
+    def synchronize(self) -> None:
+        """Wait until this process's GPU has finished its work; on CPU it always has."""
+        if self.is_gpu:
+            paddle.device.cuda.synchronize()
+
     def wrap(self, layer: nn.Layer) -> nn.Layer:
         """Prepare a layer for data parallelism and return it; all processes must call.
 

@@ -1,9 +1,10 @@
-"""Peak memory of real updates on random images, for `plsc-mae plan --measure`."""
+"""Peak memory and speed of real updates on random images, for `plsc-mae plan --measure`."""
 
 from __future__ import annotations
 
 import os
 import resource
+import time
 from typing import NamedTuple
 
 import paddle
@@ -22,24 +23,28 @@ from plsc_mae.plan.sketch import IMAGENET_CLASSES
 from plsc_mae.train.setup import build_stepper, share_network
 from plsc_mae.train.step import Stepper
 
-UPDATES = 2  # number of updates; the first one allocates the optimizer state
+UPDATES = 2  # updates before the clock starts; the first one allocates the optimizer state
+TIMED_SECONDS = 3.0  # the speed is that of whole updates over at least this time
 LEARNING_RATE = 1e-4
 
 
-class MemoryPeak(NamedTuple):
-    """Peak memory in bytes.
+class Measurement(NamedTuple):
+    """Memory and speed of updates in this process.
 
     Attributes:
-        allocated: peak of Paddle's allocator since the start of the process.
-        resident: peak of the process's resident memory less its size before the network is built; None on GPU.
+        allocated: peak of Paddle's allocator since the start of the process, in bytes.
+        resident: peak of the process's resident memory less its size before the network is built, in bytes; None on
+            GPU.
+        images_per_second: speed of whole updates; the images are in memory already.
     """
 
     allocated: int
     resident: int | None
+    images_per_second: float
 
 
-def measure(config: TrainingConfig) -> MemoryPeak:
-    """Run `UPDATES` updates of the network of `config` in this process and return the peak memory.
+def measure(config: TrainingConfig) -> Measurement:
+    """Run updates of the network of `config` in this process and return their peak memory and speed.
 
     Raises:
         UserError: the options or a file that the network needs cannot be used.
@@ -50,11 +55,23 @@ def measure(config: TrainingConfig) -> MemoryPeak:
     before = _resident_bytes()
     batch, task = random_training_batch(config), _build_task(config)
     share_network(task.model, config, world)
-    run_updates(build_stepper(task, config, world), batch, config)
+    stepper = build_stepper(task, config, world)
+    run_updates(stepper, batch, config)
+    speed = _images_per_second(stepper, batch, config, world)
     if world.is_gpu:
-        return MemoryPeak(paddle.device.cuda.max_memory_allocated(), None)
+        return Measurement(paddle.device.cuda.max_memory_allocated(), None, speed)
     peak = paddle.base.core.host_memory_stat_peak_value("Allocated", 0)
-    return MemoryPeak(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    return Measurement(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, speed)
+
+
+def _images_per_second(stepper: Stepper, batch: Batch, config: TrainingConfig, world: World) -> float:
+    """Return the speed of further updates, which run until `TIMED_SECONDS` have passed."""
+    updates, start, passed = 0, time.perf_counter(), 0.0
+    while passed < TIMED_SECONDS:
+        run_updates(stepper, batch, config, 1)
+        world.synchronize()
+        updates, passed = updates + 1, time.perf_counter() - start
+    return updates * config.batch_size * config.accum_iter / passed
 
 
 def run_updates(stepper: Stepper, batch: Batch, config: TrainingConfig, updates: int = UPDATES) -> None:

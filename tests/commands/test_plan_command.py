@@ -9,6 +9,7 @@ from pathlib import Path
 import paddle
 import pytest
 
+from plsc_mae import runtime
 from plsc_mae.cli import main
 from plsc_mae.config import PHASES
 from plsc_mae.config.plan import PlanOptions, planned
@@ -64,6 +65,29 @@ def test_the_run_is_counted(printed):
     assert "499200 updates  1600 epochs" in out
     assert "113.9 h  at 5000 images/s" in out
     assert "1000 images/s" in printed("pretrain --model mae_vit_base_patch16")
+
+
+@pytest.mark.parametrize(("images", "time"), [(1200, "2 min"), (500, "50 s"), (36_000, "1.0 h")])
+def test_short_runs_take_minutes_or_seconds(printed, images, time):
+    out = printed(f"{SMALL} --num_images {images} --epochs 10 --warmup_epochs 1 --images_per_second 100")
+    assert re.search(rf"^  time +{time}  at 100 images/s$", out, re.MULTILINE)
+
+
+def test_a_plan_for_this_cpu_assumes_its_memory(printed, monkeypatch):
+    monkeypatch.setattr(runtime, "memory_bytes", lambda: 6 << 30)
+    assert "2 processes of 3 GiB (--device_memory), float32" in printed(f"{SMALL} --device cpu --devices 2")
+    assert "1 process of 5 GiB" in printed(f"{SMALL} --device cpu --device_memory 5")
+    assert "1 device of 40 GiB" in printed(SMALL)
+
+
+def test_without_a_gpu_the_plan_says_that_it_is_for_others(monkeypatch, capsys, on_chip):
+    hint = "no GPU here: this is a plan for GPUs; `--device cpu --measure` plans and times a run on this machine"
+    for line, hinted in ((SMALL, True), (f"{SMALL} --device cpu", False), (f"{SMALL} --device gpu", False)):
+        assert main(["plan", *shlex.split(line)]) == 0
+        assert (hint in capsys.readouterr().err) == hinted
+    on_chip(8, 0)
+    assert main(["plan", *shlex.split(SMALL)]) == 0
+    assert hint not in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -96,6 +96,7 @@ def test_the_allocator_peaks_as_planned(config):
 
 def test_a_measured_sweep_trains_every_layer(config_of, monkeypatch):
     measured = []
+    monkeypatch.setattr(measure, "TIMED_SECONDS", 0.01)
     monkeypatch.setattr(measure, "run_updates", lambda stepper, *_: measured.append(stepper.task))
     line = "linprobe --input_size 16 --patch_size 8 --embed_dim 8 --depth 1 --num_heads 2 --batch_size 2 --device cpu"
     measure.measure(config_of(f"{line} --model vit_base_patch16 --nb_classes 3 --lr_sweep 0.1 1"))
@@ -114,11 +115,14 @@ PEAKS = [
 @pytest.mark.parametrize("line", PEAKS, ids=lambda line: " ".join(line.split()[:3]))
 def test_peaks_of_steps_are_planned(line, fork_server):
     """Compare with Paddle's allocator; other memory of the process differs from run to run (docs/reference/plan.md)."""
-    done = fork_server.run(["-m", "plsc_mae", "plan", *line.split(), "--device", "cpu", "--measure"])
+    run = ["--num_images", "1000000", "--epochs", "50"]
+    done = fork_server.run(["-m", "plsc_mae", "plan", *line.split(), "--device", "cpu", "--measure", *run])
     assert done.returncode == 0, done.stderr
     allocated, _, planned = (float(n) for n in re.findall(r"([\d.]+) MiB", done.stdout.splitlines()[-1]))
     assert planned > 150
     assert planned == pytest.approx(allocated, rel=0.05)  # closer than the smallest networks
+    speed, hours = re.search(r"measured: ([\d.]+) images/s on this CPU.* takes ([\d.]+) h", done.stdout).groups()
+    assert float(hours) == pytest.approx(5e7 / float(speed) / 3600, rel=0.01, abs=0.1)
 
 
 # ---------------------------------------------------------------------------------------------- arithmetic
