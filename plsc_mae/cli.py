@@ -18,7 +18,7 @@ import plsc_mae
 from plsc_mae import console
 from plsc_mae.config import FINETUNE, LINPROBE, PHASES, PRETRAIN, TrainingConfig
 from plsc_mae.config.completion import Completed, completion_parser
-from plsc_mae.config.data_sets import DemoDataConfig, PrepareDataConfig, RandomTokenizerConfig, StatsConfig
+from plsc_mae.config.data_sets import DemoDataConfig, PrepareDataConfig, RandomTokenizerConfig, SplitConfig, StatsConfig
 from plsc_mae.config.export import ExportConfig
 from plsc_mae.config.features import CompareConfig, ExtractConfig, FewshotConfig, KNNConfig, SegprobeConfig
 from plsc_mae.config.inference import ExplainConfig, PredictConfig, ReconstructConfig
@@ -127,6 +127,12 @@ COMMANDS = {
         "plsc_mae.commands.trial_inputs:run_demo_data",
         "path",
     ),
+    "split": Command(
+        "divide labeled images into training and validation images",
+        {"": SplitConfig},
+        "plsc_mae.commands.split:run",
+        "src dst",
+    ),
     "prepare-data": Command(
         "pack images into tar shards with an index, resized or unchanged",
         {"": PrepareDataConfig},
@@ -215,6 +221,7 @@ HEADINGS = {  # of the overview; a command belongs to the heading that lists its
         "runs",
         "doctor",
         "parity",
+        "split",
         "prepare-data",
         "demo-data",
         "random-tokenizer",

@@ -47,6 +47,7 @@ REQUIRED = {
     **{
         "demo-data": "DIR",
         "prepare-data": "DIR DIR",
+        "split": "DIR DIR",
         "plot": "DIR",
         "report": "DIR",
         "runs": "DIR",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def _examine_splits(data_path: str, pixel_format: PixelFormat) -> Iterator[str |
         return
     yield from _examine_split("train", train, pixel_format)
     if not has_split(data_path, "val"):
+        if train.classes:
+            yield f"no validation images; `plsc-mae split {shlex.quote(data_path)} DST` divides these for `finetune`"
         return
     try:
         val = list_images(data_path, "val")

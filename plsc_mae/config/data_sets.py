@@ -1,4 +1,4 @@
-"""Options of `stats`, `prepare-data`, `demo-data` and `random-tokenizer`."""
+"""Options of `split`, `stats`, `prepare-data`, `demo-data` and `random-tokenizer`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,30 @@ from plsc_mae.errors import ConfigError
 _images = in_group("Images")
 QUALITY = 92
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+@dataclass(kw_only=True, frozen=True)
+class SplitConfig:
+    """Options of `split`, which divides labeled images into training and validation images."""
+
+    src: str = option("", "class folders, list file, archive, or CSV file of paths and classes", metavar="SRC")
+    dst: str = option("", "new folder for train.txt, val.txt and classes.txt", metavar="DST")
+    val_fraction: float = option(0.2, "fraction of the images of every class for validation", within="(0, 1)")
+    seed: int = option(0, "seed of the choice", within="[0, inf)")
+    image_path: str = option("", "base folder of the paths in a CSV file [the folder of the file]", metavar="DIR")
+    label_column: str = option("", "column of the classes in a CSV file [the only one after the paths]", metavar="NAME")
+
+    def __post_init__(self) -> None:
+        if not self.src or not self.dst:
+            raise ConfigError("name the images and a new folder: plsc-mae split SRC DST")
+        for name in ("image_path", "label_column"):
+            if getattr(self, name) and not self.is_table:
+                raise ConfigError(f"--{name} is for a CSV file, but SRC is {self.src}; leave it out")
+
+    @property
+    def is_table(self) -> bool:
+        """True if SRC is a CSV file, by its suffix."""
+        return self.src.lower().endswith((".csv", ".tsv"))
 
 
 @dataclass(kw_only=True, frozen=True)

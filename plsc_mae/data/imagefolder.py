@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -159,7 +160,10 @@ def find_validation(
 def _list_validation(data_path: str, eval_data_path: str) -> ImageList:
     if not eval_data_path and not (has_split(data_path, "train") and has_split(data_path, "val")):
         missing = _missing_split(Path(data_path))
-        raise DataError(f"{data_path} has {missing}; set --eval_data_path to the validation images")
+        raise DataError(
+            f"{data_path} has {missing}; set --eval_data_path to the validation images, or divide the images by "
+            f"`plsc-mae split {shlex.quote(str(data_path))} DST` and give DST"
+        )
     return find_images(eval_data_path or data_path, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
 
 

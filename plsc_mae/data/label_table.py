@@ -1,8 +1,9 @@
-"""Images with several labels each, or with numeric targets, from a CSV file.
+"""Images with a class, with several labels each, or with numeric targets, from a CSV file.
 
 The first row names the columns. The first column has paths relative to the file. The others, or those chosen by name,
 are labels: 0 or 1 in multi-label classification, a number in regression, or empty if unknown. In multi-label
-classification a single column may also list the names of the labels that are present, separated by | or ;.
+classification a single column may also list the names of the labels that are present, separated by | or ;. For a
+class, one column has its name.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from plsc_mae.data.listing import ImageList, PathTable
 from plsc_mae.errors import DataError
 from plsc_mae.file_kinds import UTF8, first_foreign_line, require_text
 from plsc_mae.names import GBK, escape_name
+from plsc_mae.wording import counted
 
 _DELIMITERS = ",;\t"
 _SEPARATORS = "|;"
@@ -100,6 +102,45 @@ def read_labels(
             "column"
         )
     return ImageList(paths, labels[used], tuple(map(escape_name, table.names)), str(file.parent), str(file))
+
+
+def read_class_table(file: Path, folder: Path, column: str = "") -> ImageList:
+    """Read the images of a CSV file and their classes, numbered in the sorted order of the names.
+
+    Rows without a class are left out, with a warning.
+
+    Args:
+        file: the file.
+        folder: base folder of the paths in the first column.
+        column: name of the column of classes; "" for a file with a single one.
+
+    Raises:
+        DataError: the file cannot be read or is malformed, the column is missing or not chosen, no row has a class, or
+            an image does not exist.
+    """
+    table = _read(file, [column] if column else None, ())
+    if len(table.names) > 1:
+        raise DataError(
+            f"{file} has the columns {listed(table.names)}; name that of the classes: --label_column {table.names[0]}"
+        )
+    rows = [row for row in table.rows if row.cells[0]]
+    if not rows:
+        raise DataError(f"{file} has no row with a class; expected a class name in the column {listed(table.names)}")
+    if len(rows) < len(table.rows):
+        left_out = len(table.rows) - len(rows)
+        logger.warning("%s: %d of %d rows have no class and are left out", file, left_out, len(table.rows))
+    missing = [row for row in rows if not os.path.lexists(folder / row.path)]
+    if missing:
+        raise DataError(
+            f"{missing[0].place} names {missing[0].path}, which is not in {folder} "
+            f"({counted(len(missing), 'such row')} of {len(rows)}); give the folder of the images by --image_path, and "
+            "file names with their endings"
+        )
+    classes = sorted({row.cells[0] for row in rows})
+    number = {name: i for i, name in enumerate(classes)}
+    labels = np.array([number[row.cells[0]] for row in rows], np.int64)
+    names = tuple(map(escape_name, classes))
+    return ImageList(PathTable(row.path for row in rows), labels, names, str(folder), str(file))
 
 
 def match_labels(images: ImageList, names: Sequence[str], source: str) -> ImageList:

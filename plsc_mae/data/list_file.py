@@ -131,7 +131,10 @@ def _list_remedy(entry: str) -> str:
     if "\\" in entry:
         return "separate folders by / and not by a backslash"
     if re.search(r"[,;]", entry):
-        return "write 'path label' with a blank in between, labels as numbers from 0, and no line of headings"
+        return (
+            "write 'path label' with a blank in between, labels as numbers from 0, and no line of headings; "
+            "`plsc-mae split` reads CSV files"
+        )
     if is_image(entry.split()[0]) and not is_image(entry):
         return "write one path and at most one label per line, labels as numbers from 0"
     return "write paths relative to the list file, and no line of headings or comments"

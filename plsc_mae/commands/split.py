@@ -1,0 +1,115 @@
+"""`plsc-mae split`: divides labeled images into training and validation images, as list files beside each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from plsc_mae.config.data_sets import SplitConfig
+from plsc_mae.data.few_labels import Rows, rows_by_class
+from plsc_mae.data.imagefolder import find_images, require_classes
+from plsc_mae.data.label_table import read_class_table
+from plsc_mae.data.list_file import CLASSES_FILE
+from plsc_mae.data.listing import ImageList, has_split
+from plsc_mae.errors import DataError
+from plsc_mae.files import atomic_replacement
+from plsc_mae.names import restore_name
+from plsc_mae.wording import counted
+
+TRAIN, VAL = "train", "val"
+SHOWN_CLASSES = 20
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: SplitConfig) -> None:
+    """Choose validation images of every class at random and write both lists; no image is moved or copied.
+
+    A class with a single image is for training only.
+
+    Raises:
+        DataError: the images cannot be listed or have no classes, the source has validation images already, a path
+            cannot be in a list, or DST holds a list, is in the source, or cannot be written.
+        ConfigError: a package that reads the images is not installed.
+    """
+    folder = _target(config)
+    images = _find(config)
+    require_classes(images, "a division by class")
+    val = _choose(images, config)
+    train = np.setdiff1d(np.arange(len(images)), val)
+    try:
+        if not images.labels_are_numbers:
+            _write(folder / CLASSES_FILE, map(restore_name, images.classes))
+        for name, rows in ((VAL, val), (TRAIN, train)):  # a folder with train.txt is complete
+            _write(folder / f"{name}.txt", _lines(images, rows, folder))
+    except OSError as error:
+        raise DataError(f"cannot write to {config.dst}: {error.strerror}; choose a writable folder") from None
+    print(_summary(images, train, val))
+    print(f"{config.dst} is complete: give it as --data_path. The images stay in {images.root}.")
+
+
+def _target(config: SplitConfig) -> Path:
+    """Return DST without links; raise DataError if it is in the source or holds a list already."""
+    source, target = Path(os.path.realpath(config.src)), Path(os.path.realpath(config.dst))
+    if source.is_dir() and target.is_relative_to(source):
+        raise DataError(f"DST {config.dst} is in {config.src}, where the images are; choose a folder elsewhere")
+    for name in (f"{TRAIN}.txt", f"{VAL}.txt", CLASSES_FILE):
+        if os.path.lexists(target / name):
+            raise DataError(f"{config.dst} has a file {name} already; choose a new folder as DST")
+    return target
+
+
+def _find(config: SplitConfig) -> ImageList:
+    if config.is_table:
+        return read_class_table(
+            Path(config.src), Path(config.image_path or Path(config.src).parent), config.label_column
+        )
+    if has_split(config.src, VAL):
+        raise DataError(f"{config.src} has validation images already; give it as --data_path of a run")
+    return find_images(config.src, TRAIN, flag="SRC")
+
+
+def _choose(images: ImageList, config: SplitConfig) -> Rows:
+    """Return the sorted indices of the validation images."""
+    chosen, single = [], []
+    for rows in rows_by_class(images, config.seed):
+        if len(rows) == 1:
+            single.append(images.classes[int(images.labels[rows[0]])])
+        count = min(max(1, round(config.val_fraction * len(rows))), len(rows) - 1)
+        chosen.append(rows[:count])
+    if single:
+        logger.warning("classes with a single image, which is for training: %s", ", ".join(single))
+    val = np.sort(np.concatenate(chosen))
+    if not len(val):
+        raise DataError(f"{images.source} has one image per class, so none is left for validation; add images")
+    return val
+
+
+def _lines(images: ImageList, rows: Rows, folder: Path) -> Iterable[str]:
+    """Yield "path label" for the images at indices `rows`, with paths relative to `folder`."""
+    for row in rows.tolist():
+        path = os.path.relpath(os.path.abspath(images.path(row)), folder)
+        if "\n" in path or "\r" in path:
+            raise DataError(f"{images.name(row)}: a path with a line break cannot be in a list; rename the file")
+        yield f"{path} {images.labels[row]}"
+
+
+def _write(file: Path, lines: Iterable[str]) -> None:
+    with atomic_replacement(file) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="surrogateescape")
+
+
+def _summary(images: ImageList, train: Rows, val: Rows) -> str:
+    """Return a table of the numbers of images by class."""
+    count = len(images.classes)
+    by_class = [np.bincount(images.labels[rows], minlength=count).tolist() for rows in (train, val)]
+    rows = [("class", TRAIN, VAL), *zip(images.classes, *by_class, strict=True)]
+    lines = [f"{kept:>8}{held:>8}  {name}" for name, kept, held in rows[: SHOWN_CLASSES + 1]]
+    if count > SHOWN_CLASSES:
+        lines.append(f"{'...':>16}  and {counted(count - SHOWN_CLASSES, 'more class')}")
+    lines.append(f"{len(train):>8}{len(val):>8}  all")
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""`plsc-mae split` divides labeled images by class into lists that every command reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from plsc_mae.cli import main
+from plsc_mae.data.imagefolder import find_images, find_validation
+
+pytestmark = pytest.mark.compat
+
+
+def draw_images(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, [40, 40, 3], np.uint8)).save(folder / f"{i}.png")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Ten images of "cat", five of "big dog", one of "emu"."""
+    for name, count in (("cat", 10), ("big dog", 5), ("emu", 1)):
+        draw_images(tmp_path / "photos" / name, count)
+    return tmp_path / "photos"
+
+
+def split(*words: object) -> int:
+    return main(["split", *map(str, words)])
+
+
+def found(folder: Path):
+    train = find_images(folder, "train")
+    return train, find_validation(train, str(folder))
+
+
+def test_every_image_is_in_one_list_and_every_class_in_both(photos, tmp_path, capsys):
+    assert split(photos, tmp_path / "lists") == 0
+    printed = capsys.readouterr()
+    assert "      11       5  all" not in printed.out
+    assert "      13       3  all" in printed.out
+    assert "classes with a single image, which is for training: emu" in printed.err
+    train, val = found(tmp_path / "lists")
+    assert train.classes == val.classes == ("big dog", "cat", "emu")
+    assert Counter(train.labels.tolist()) == {0: 4, 1: 8, 2: 1}
+    assert Counter(val.labels.tolist()) == {0: 1, 1: 2}
+    paths = [Path(images.path(i)).resolve() for images in (train, val) for i in range(len(images))]
+    assert sorted(paths) == sorted(photos.resolve().rglob("*.png"))
+    assert all(
+        images.classes[label] in images.paths[i] for images in (train, val) for i, label in enumerate(images.labels)
+    )
+
+
+def test_the_seed_decides(photos, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert split(photos, tmp_path / name, "--seed", seed, "--val_fraction", 0.5) == 0
+    a, b, c = ((tmp_path / name / "val.txt").read_text() for name in "abc")
+    assert a == b != c
+    assert len(a.splitlines()) == len(c.splitlines()) == 7  # 5 of 10, 2 of 5
+
+
+def test_a_run_takes_the_folder_and_predicts_the_list(photos, tmp_path):
+    assert split(photos, tmp_path / "lists") == 0
+    words = (
+        f"finetune --model vit_base_patch16 --input_size 32 --patch_size 16 --embed_dim 16 --depth 1 --num_heads 2 "
+        f"--data_path {tmp_path}/lists --output_dir {tmp_path}/run --batch_size 4 --epochs 1 --warmup_epochs 0 "
+        "--num_workers 0 --device cpu --logger none"
+    )
+    assert main(words.split()) == 0
+    checkpoint = tmp_path / "run/checkpoint-best.pd"
+    table = tmp_path / "table.csv"
+    line = f"predict --model_path {checkpoint} --img_path {tmp_path}/lists/val.txt --save_path {table} --num_workers 0"
+    assert main(line.split()) == 0
+    assert len({line.split(",")[0] for line in table.read_text().splitlines()[1:]}) == 3
+
+
+def test_a_table_names_classes_of_images_elsewhere(photos, tmp_path, capsys):
+    good, head = "合格", "类别"
+    rows = [f"文件名,site,{head}"]
+    for i, path in enumerate(sorted(photos.rglob("*.png"))):
+        rows.append(f"{path.relative_to(photos)},{i % 2},{'' if i == 0 else good if i % 3 else 'NG'}")
+    table = tmp_path / "labels.csv"
+    table.write_bytes("\n".join(rows).encode("gbk"))
+    assert split(table, tmp_path / "lists") == 2
+    assert "--label_column" in capsys.readouterr().err
+    column = ["--label_column", head]
+    assert split(table, tmp_path / "lists", *column) == 2
+    error = capsys.readouterr().err
+    assert "row 3 names" in error
+    assert "(15 such rows of 15); give the folder of the images by --image_path" in error
+    assert split(table, tmp_path / "lists", *column, "--image_path", photos) == 0
+    assert "1 of 16 rows have no class and are left out" in capsys.readouterr().err
+    train, val = found(tmp_path / "lists")
+    assert train.classes == ("NG", good)
+    assert len(train) + len(val) == 15
+    assert Counter(val.labels.tolist()) == {0: 1, 1: 2}
+
+
+def test_numbers_stay_numbers(photos, tmp_path):
+    paths = sorted(photos.rglob("cat/*.png"))
+    (tmp_path / "all.txt").write_text("".join(f"{path} {i % 2 * 3}\n" for i, path in enumerate(paths)))
+    assert split(tmp_path / "all.txt", tmp_path / "lists") == 0
+    assert not (tmp_path / "lists/classes.txt").exists()
+    train, val = found(tmp_path / "lists")
+    assert Counter(train.labels.tolist()) == {0: 4, 3: 4}
+    assert Counter(val.labels.tolist()) == {0: 1, 3: 1}
+
+
+def test_lists_beside_images_are_no_split(photos):
+    (photos / "train.txt").write_text("cat/nothing.png 0\n")
+    assert len(find_images(photos, "train")) == 16
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("PHOTOS", "name the images and a new folder: plsc-mae split SRC DST"),
+        ("PHOTOS PHOTOS/lists", "is in PHOTOS, where the images are"),
+        ("PHOTOS OTHER", "has a file val.txt already; choose a new folder as DST"),
+        ("PHOTOS/cat LISTS", "have no classes, which are needed for a division by class"),
+        ("SPLIT LISTS", "has validation images already; give it as --data_path"),
+        ("PHOTOS/emu.csv LISTS", "emu.csv"),
+        ("PHOTOS LISTS --image_path PHOTOS", "--image_path is for a CSV file"),
+        ("ONLY LISTS", "has one image per class, so none is left for validation"),
+    ],
+)
+def test_mistakes_write_nothing(photos, tmp_path, capsys, words, sentence):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "val.txt").write_text("mine")
+    for part in ("train", "val"):
+        draw_images(tmp_path / "split" / part / "a", 1)
+    draw_images(tmp_path / "only/a", 1)
+    places = {"PHOTOS": photos, "OTHER": other, "LISTS": tmp_path / "lists", "SPLIT": tmp_path / "split"}
+    places["ONLY"] = tmp_path / "only"
+    for name, place in places.items():
+        words, sentence = words.replace(name, str(place)), sentence.replace(name, str(place))
+    assert split(*words.split()) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "lists").exists()
+    assert (other / "val.txt").read_text() == "mine"
+    assert [path.name for path in other.iterdir()] == ["val.txt"]
+
+
+def test_runs_and_the_doctor_name_the_command(photos, tmp_path, capsys):
+    assert main(["compare", "--data_path", str(photos), "--pixels", "8"]) == 2
+    assert f"or divide the images by `plsc-mae split {photos} DST` and give DST" in capsys.readouterr().err
+    assert main(["doctor", "--data_path", str(photos)]) == 0
+    assert f"no validation images; `plsc-mae split {photos} DST`" in capsys.readouterr().out
+    assert split(photos, tmp_path / "lists") == 0
+    assert main(["doctor", "--data_path", str(tmp_path / "lists")]) == 0
+    printed = capsys.readouterr().out
+    assert "train: 13 images in 3 classes" in printed
+    assert "val: 3 images in" in printed
