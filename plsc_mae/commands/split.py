@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from plsc_mae.config.data_sets import SplitConfig
-from plsc_mae.data.few_labels import Rows, rows_by_class
+from plsc_mae.data.division import grouped_validation_rows, groups_of, validation_rows
+from plsc_mae.data.few_labels import Rows
 from plsc_mae.data.imagefolder import find_images, require_classes
 from plsc_mae.data.label_table import read_class_table
 from plsc_mae.data.list_file import CLASSES_FILE
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 def run(config: SplitConfig) -> None:
     """Choose validation images of every class at random and write both lists; no image is moved or copied.
 
-    A class with a single image is for training only.
+    A class with a single image, or with --group_by a single group, is for training only.
 
     Raises:
         DataError: the images cannot be listed or have no classes, the source has validation images already, a path
@@ -74,18 +75,21 @@ def _find(config: SplitConfig) -> ImageList:
 
 
 def _choose(images: ImageList, config: SplitConfig) -> Rows:
-    """Return the sorted indices of the validation images."""
-    chosen, single = [], []
-    for rows in rows_by_class(images, config.seed):
-        if len(rows) == 1:
-            single.append(images.classes[int(images.labels[rows[0]])])
-        count = min(max(1, round(config.val_fraction * len(rows))), len(rows) - 1)
-        chosen.append(rows[:count])
-    if single:
-        logger.warning("classes with a single image, which is for training: %s", ", ".join(single))
-    val = np.sort(np.concatenate(chosen))
+    """Return the sorted indices of the validation images, or raise DataError without any."""
+    unit = "image"
+    if config.group_by:
+        unit, groups = "group", groups_of(images, config.group_by)
+        logger.info("--group_by %s: %s, such as '%s'", config.group_by, counted(len(set(groups)), unit), groups[0])
+        val = grouped_validation_rows(images, groups, config.val_fraction, config.seed)
+    else:
+        val = validation_rows(images, config.val_fraction, config.seed)
     if not len(val):
-        raise DataError(f"{images.source} has one image per class, so none is left for validation; add images")
+        raise DataError(f"{images.source} has one {unit} per class, so none is left for validation; add images")
+    unseen = sorted(set(images.labels.tolist()) - set(images.labels[val].tolist()))
+    if unseen:
+        reason = "they share groups with others, or have one" if config.group_by else "they have a single image"
+        names = ", ".join(images.classes[number] for number in unseen)
+        logger.warning("classes without validation images, because %s: %s", reason, names)
     return val
 
 

@@ -24,12 +24,21 @@ class SplitConfig:
     dst: str = option("", "new folder for train.txt, val.txt and classes.txt", metavar="DST")
     val_fraction: float = option(0.2, "fraction of the images of every class for validation", within="(0, 1)")
     seed: int = option(0, "seed of the choice", within="[0, inf)")
+    group_by: str = option(
+        "",
+        "regular expression for the part of a path that images of one object share; they are not divided",
+        metavar="PATTERN",
+    )
     image_path: str = option("", "base folder of the paths in a CSV file [the folder of the file]", metavar="DIR")
     label_column: str = option("", "column of the classes in a CSV file [the only one after the paths]", metavar="NAME")
 
     def __post_init__(self) -> None:
         if not self.src or not self.dst:
             raise ConfigError("name the images and a new folder: plsc-mae split SRC DST")
+        try:
+            re.compile(self.group_by)
+        except re.error as mistake:
+            raise ConfigError(f"--group_by {self.group_by} is no regular expression: {mistake}") from None
         for name in ("image_path", "label_column"):
             if getattr(self, name) and not self.is_table:
                 raise ConfigError(f"--{name} is for a CSV file, but SRC is {self.src}; leave it out")

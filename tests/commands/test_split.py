@@ -43,7 +43,7 @@ def test_every_image_is_in_one_list_and_every_class_in_both(photos, tmp_path, ca
     printed = capsys.readouterr()
     assert "      11       5  all" not in printed.out
     assert "      13       3  all" in printed.out
-    assert "classes with a single image, which is for training: emu" in printed.err
+    assert "classes without validation images, because they have a single image: emu" in printed.err
     train, val = found(tmp_path / "lists")
     assert train.classes == val.classes == ("big dog", "cat", "emu")
     assert Counter(train.labels.tolist()) == {0: 4, 1: 8, 2: 1}
@@ -100,6 +100,26 @@ def test_a_table_names_classes_of_images_elsewhere(photos, tmp_path, capsys):
     assert Counter(val.labels.tolist()) == {0: 1, 1: 2}
 
 
+def test_groups_are_not_divided(photos, tmp_path, capsys):
+    draw_images(tmp_path / "parts/good", 12)
+    draw_images(tmp_path / "parts/bad", 12)
+    for path in sorted((tmp_path / "parts").rglob("*.png")):  # four parts of each class, three views of each
+        number = int(path.stem)
+        path.rename(path.with_name(f"{path.parent.name}{number // 3}_{number % 3}.png"))
+    draw_images(tmp_path / "parts/rare", 2)
+    for path in sorted((tmp_path / "parts/rare").iterdir()):
+        path.rename(path.with_name(f"only_{path.name}"))
+    assert split(tmp_path / "parts", tmp_path / "lists", "--group_by", r"([^/]+)_\d+", "--val_fraction", 0.25) == 0
+    printed = capsys.readouterr()
+    assert "9 groups, such as 'bad0'" in printed.out
+    assert "classes without validation images, because they share groups with others, or have one: rare" in printed.err
+    train, val = (find_images(tmp_path / "lists", name) for name in ("train", "val"))
+    sides = [{Path(path).name.partition("_")[0] for path in images.paths} for images in (train, val)]
+    assert not sides[0] & sides[1]
+    assert {name[:3] for name in sides[1]} == {"bad", "goo"}
+    assert len(val) == 6
+
+
 def test_numbers_stay_numbers(photos, tmp_path):
     paths = sorted(photos.rglob("cat/*.png"))
     (tmp_path / "all.txt").write_text("".join(f"{path} {i % 2 * 3}\n" for i, path in enumerate(paths)))
@@ -124,6 +144,8 @@ def test_lists_beside_images_are_no_split(photos):
         ("PHOTOS/cat LISTS", "have no classes, which are needed for a division by class"),
         ("SPLIT LISTS", "has validation images already; give it as --data_path"),
         ("PHOTOS/emu.csv LISTS", "emu.csv"),
+        ("PHOTOS LISTS --group_by x(", "is no regular expression"),
+        ("PHOTOS LISTS --group_by dog", "does not match cat/0.png; give a regular expression for a part of every path"),
         ("PHOTOS LISTS --image_path PHOTOS", "--image_path is for a CSV file"),
         ("ONLY LISTS", "has one image per class, so none is left for validation"),
     ],
