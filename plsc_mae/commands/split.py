@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def run(config: SplitConfig) -> None:
     except OSError as error:
         raise DataError(f"cannot write to {config.dst}: {error.strerror}; choose a writable folder") from None
     print(_summary(images, train, val))
-    print(f"{config.dst} is complete: give it as --data_path. The images stay in {images.root}.")
+    lists = shlex.quote(config.dst)
+    print(f"{lists} is complete, and no image was moved; next: plsc-mae doctor --data_path {lists}")
 
 
 def _target(config: SplitConfig) -> Path:
@@ -70,7 +72,7 @@ def _find(config: SplitConfig) -> ImageList:
             Path(config.src), Path(config.image_path or Path(config.src).parent), config.label_column
         )
     if has_split(config.src, VAL):
-        raise DataError(f"{config.src} has validation images already; give it as --data_path of a run")
+        raise DataError(f"{config.src} has validation images already, so a run can use it as it is")
     return find_images(config.src, TRAIN, flag="SRC")
 
 

@@ -24,6 +24,7 @@ from plsc_mae.data.transfer import HOST_PREFIX, INDEX
 from plsc_mae.data.transforms import Sample, Transform
 from plsc_mae.data.unreadable import NAMED_FILES
 from plsc_mae.errors import DataError
+from plsc_mae.errors import flag as own_flag
 from plsc_mae.wording import counted
 
 __all__ = ["GivenImages", "ImageDataset", "ImageList", "PathTable", "balanced_subset", "find_images", "find_validation"]
@@ -38,7 +39,7 @@ _MAX_STAND_INS = 100  # files that are tried in place of one bad file
 logger = logging.getLogger(__name__)
 
 
-def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path") -> ImageList:
+def find_images(data_path: str | Path, split: str, *, flag: str = "") -> ImageList:
     """List the images of a data set, in an order that does not depend on the file system, and log the files left out.
 
     `data_path` may be:
@@ -56,12 +57,13 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "--data_path")
     Args:
         data_path: folder, list file, archive or pattern.
         split: name of the wanted sub-folder or archives.
-        flag: option that `data_path` comes from, for messages.
+        flag: option that `data_path` comes from, for messages; "" for the --data_path or --img_path of the command.
 
     Raises:
         DataError: `data_path` cannot be read, has no images, is ambiguous, or has none of these forms.
         ConfigError: the package that reads the archives cannot be imported.
     """
+    flag = flag or own_flag("data_path", "img_path")
     images = list_images(data_path, split, flag=flag)
     _refuse_annotations(images, flag)
     log_left_out(images)

@@ -23,7 +23,7 @@ import numpy as np
 from plsc_mae.data.classes import listed
 from plsc_mae.data.folder_walk import is_image
 from plsc_mae.data.listing import ImageList, PathTable
-from plsc_mae.errors import DataError
+from plsc_mae.errors import DataError, flag
 from plsc_mae.file_kinds import UTF8, first_foreign_line, require_text
 from plsc_mae.names import GBK, escape_name
 from plsc_mae.wording import counted
@@ -230,7 +230,8 @@ def _existing(file: Path, path: str) -> str:
 def _chosen(head: Sequence[str], columns: Sequence[str], file: Path) -> list[int]:
     unknown = [name for name in columns if name not in head[1:]]
     if unknown:
-        raise DataError(f"--label_columns {listed(unknown)}: {file} has the columns {listed(head[1:])}")
+        name = flag("label_columns", "label_column")
+        raise DataError(f"{name} {listed(unknown)}: {file} has the columns {listed(head[1:])}")
     return [list(head).index(name, 1) for name in columns]
 
 

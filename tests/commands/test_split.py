@@ -142,7 +142,7 @@ def test_lists_beside_images_are_no_split(photos):
         ("PHOTOS PHOTOS/lists", "is in PHOTOS, where the images are"),
         ("PHOTOS OTHER", "has a file val.txt already; choose a new folder as DST"),
         ("PHOTOS/cat LISTS", "have no classes, which are needed for a division by class"),
-        ("SPLIT LISTS", "has validation images already; give it as --data_path"),
+        ("SPLIT LISTS", "has validation images already, so a run can use it as it is"),
         ("PHOTOS/emu.csv LISTS", "emu.csv"),
         ("PHOTOS LISTS --group_by x(", "is no regular expression"),
         ("PHOTOS LISTS --group_by dog", "does not match cat/0.png; give a regular expression for a part of every path"),
