@@ -138,7 +138,7 @@ def _counted_kinds(contents: Sequence[_Content], unreadable: int) -> str:
     others = sum(count for _, count in kinds[_NAMED_FILES:])
     parts = [f"{count} {text}" for text, count in kinds[:_NAMED_FILES]]
     parts += [f"{others} of other kinds"] if others else []
-    parts += [f"{unreadable} that cannot be opened"] if unreadable else []
+    parts += [f"{unreadable} that this check cannot open"] if unreadable else []
     return ", ".join(parts)
 
 
