@@ -44,24 +44,46 @@ def drawable_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
         names: names of classes, files or folders.
         numbers: number of each name, such as the class number; None counts from 0.
     """
-    return _drawable(tuple(names), tuple(range(len(names)) if numbers is None else numbers), _named_font())
+    numbers = range(len(names)) if numbers is None else numbers
+    if replaced := [text for text in _replacements(names, numbers) if text not in _logged]:
+        _logged.update(replaced)
+        logger.warning("%s", _describe(replaced))
+    return tuple(
+        _composed(name) if _is_drawable(name, _named_font()) else f"#{number}"
+        for number, name in zip(numbers, names, strict=True)
+    )
+
+
+def undrawable_names(names: Sequence[str]) -> str:
+    """Return a sentence about the names that pictures replace by their numbers, counted from 0; "" without any."""
+    replaced = _replacements(names, range(len(names)))
+    return _describe(replaced) if replaced else ""
+
+
+def _replacements(names: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    """Return "'NAME' as #NUMBER", without repeats, for each name that no font can draw."""
+    pairs = zip(names, numbers, strict=True)
+    return list(
+        dict.fromkeys(f"'{name}' as #{number}" for name, number in pairs if not _is_drawable(name, _named_font()))
+    )
+
+
+def _describe(replaced: Sequence[str]) -> str:
+    more = f" and {len(replaced) - _NAMES_SHOWN} more" if len(replaced) > _NAMES_SHOWN else ""
+    return (
+        "no font has all characters of some names, so pictures show numbers: "
+        f"{', '.join(replaced[:_NAMES_SHOWN])}{more}; install a font of their script, for example the package "
+        f"fonts-noto-cjk, or set {VARIABLE} to a font file"
+    )
 
 
 @cache
-def _drawable(names: tuple[str, ...], numbers: tuple[int, ...], named: str) -> tuple[str, ...]:
-    composed = [unicodedata.normalize("NFC", name) for name in names]  # macOS writes decomposed names of files
-    drawn = [name.isascii() or all(_font_of(each, named) for each in name) for name in composed]
-    pairs = zip(numbers, names, drawn, strict=True)
-    missing = dict.fromkeys(f"'{name}' as #{number}" for number, name, known in pairs if not known)
-    if replaced := [text for text in missing if text not in _logged]:
-        _logged.update(replaced)
-        more = f" and {len(replaced) - _NAMES_SHOWN} more" if len(replaced) > _NAMES_SHOWN else ""
-        logger.warning(
-            "no font has all characters of some names, so pictures show numbers: %s%s; install a font of their script, "
-            "for example the package fonts-noto-cjk, or set %s to a font file",
-            *(", ".join(replaced[:_NAMES_SHOWN]), more, VARIABLE),
-        )
-    return tuple(name if known else f"#{number}" for number, name, known in zip(numbers, composed, drawn, strict=True))
+def _is_drawable(name: str, named: str) -> bool:
+    return name.isascii() or all(_font_of(each, named) for each in _composed(name))
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)  # macOS writes decomposed names of files
 
 
 class Lettering:

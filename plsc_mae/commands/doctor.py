@@ -11,6 +11,7 @@ from plsc_mae import runtime
 from plsc_mae.commands import doctor_gpu, doctor_machine
 from plsc_mae.commands.doctor_data import examine_data
 from plsc_mae.commands.doctor_findings import Finding, error
+from plsc_mae.commands.doctor_sizes import INPUT
 from plsc_mae.config.runs import DoctorConfig
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.names import escape_controls
@@ -37,7 +38,7 @@ def run(config: DoctorConfig) -> int:
     if config.data_path:
         bands = config.bands or ()
         pixel_format = PixelFormat(config.in_chans or len(bands) or RGB_CHANNELS, bands)
-        findings += _report(examine_data(config.data_path, pixel_format))
+        findings += _report(examine_data(config.data_path, pixel_format, min(config.input_size or (INPUT,))))
     if config.distributed and works:
         findings += _report(_examine_launch(findings))
     if config.gpu and works:

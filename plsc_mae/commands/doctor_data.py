@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from plsc_mae.analysis.fonts import drawable_names
+from plsc_mae.analysis.fonts import undrawable_names
 from plsc_mae.commands.doctor_files import examine_files
 from plsc_mae.commands.doctor_findings import Finding, error, warning
+from plsc_mae.commands.doctor_sizes import INPUT
 from plsc_mae.data.classes import Reference, class_warnings, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.folder_walk import is_hidden
 from plsc_mae.data.listing import ImageList, describe_suffixes, has_split, list_images
@@ -24,15 +25,21 @@ _DEEPEST = 3
 _NAMES_SHOWN = 3
 
 
-def examine_data(data_path: str, pixel_format: PixelFormat) -> Iterator[str | Finding]:
-    """Yield lines and findings about the training and validation images of a folder, a list file or archives."""
+def examine_data(data_path: str, pixel_format: PixelFormat, input_size: int = INPUT) -> Iterator[str | Finding]:
+    """Yield lines and findings about the training and validation images of a folder, a list file or archives.
+
+    Args:
+        data_path: the folder, list file or archive.
+        pixel_format: format in which runs will read the images.
+        input_size: see `describe_sizes`.
+    """
     try:
-        yield from _examine_splits(data_path, pixel_format)
+        yield from _examine_splits(data_path, pixel_format, input_size)
     except ConfigError as failure:  # a package that reads the files is not installed
         yield error(str(failure))
 
 
-def _examine_splits(data_path: str, pixel_format: PixelFormat) -> Iterator[str | Finding]:
+def _examine_splits(data_path: str, pixel_format: PixelFormat, input_size: int) -> Iterator[str | Finding]:
     nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
     if nested is not None:
         yield error(f"--data_path {data_path}: train/ is in a folder below it: pass --data_path {nested}")
@@ -42,7 +49,7 @@ def _examine_splits(data_path: str, pixel_format: PixelFormat) -> Iterator[str |
     except DataError as failure:
         yield error(str(failure))
         return
-    yield from _examine_split("train", train, pixel_format)
+    yield from _examine_split("train", train, pixel_format, input_size)
     if not has_split(data_path, "val"):
         if train.classes:
             yield f"no validation images; `plsc-mae split {shlex.quote(data_path)} DST` divides these for `finetune`"
@@ -52,7 +59,7 @@ def _examine_splits(data_path: str, pixel_format: PixelFormat) -> Iterator[str |
     except DataError as failure:
         yield warning(f"{failure}; pre-training needs no validation images")
         return
-    yield from _examine_split("val", val, pixel_format)
+    yield from _examine_split("val", val, pixel_format, input_size)
     yield from _compare(train, val)
 
 
@@ -68,7 +75,9 @@ def _folder_of_splits(folder: Path) -> Path | None:
     return None
 
 
-def _examine_split(split: str, images: ImageList, pixel_format: PixelFormat) -> Iterator[str | Finding]:
+def _examine_split(
+    split: str, images: ImageList, pixel_format: PixelFormat, input_size: int
+) -> Iterator[str | Finding]:
     classes = counted(len(images.classes), "class") if images.classes else "no classes"
     yield f"{split}: {counted(len(images), 'image')} in {classes}, {images.source}"
     yield from _examine_left_out(images)
@@ -76,12 +85,14 @@ def _examine_split(split: str, images: ImageList, pixel_format: PixelFormat) -> 
     if images.classes:
         yield from _examine_classes(images)
         yield from map(warning, class_warnings(images) if split == "train" else label_warnings(images))
+        if split == "train" and (missing := undrawable_names(images.classes)):
+            yield warning(missing)
     elif split == "val":
         yield warning(
             f"{images.root} has no class folders, so it cannot be used for evaluation: move every image to the folder "
             "of its class, named as in train/ (for ImageNet with the script valprep.sh)"
         )
-    yield from examine_files(images, pixel_format)
+    yield from examine_files(images, pixel_format, input_size)
 
 
 def _examine_left_out(images: ImageList) -> Iterator[str | Finding]:
@@ -123,7 +134,6 @@ def _examine_classes(images: ImageList) -> Iterator[str | Finding]:
     least, most = int(counts.min()), int(counts.max())
     sizes = counted(most, "image") if least == most else f"{least} to {most} images"
     yield f"  {', '.join(shown)}; {sizes} each"
-    drawable_names(images.classes)  # its warning names the classes that no font has
     synsets = sum(re.fullmatch(r"n\d{8}", name) is not None for name in images.classes)
     if synsets == len(images.classes) == _IMAGENET_CLASSES:
         yield "  ImageNet-1k: classes are numbered as in torchvision and in published classifiers"

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from plsc_mae.commands.doctor_findings import Finding, error, warning
-from plsc_mae.commands.doctor_sizes import describe_sizes
+from plsc_mae.commands.doctor_sizes import INPUT, describe_sizes
 from plsc_mae.data import depth
 from plsc_mae.data.check import Note, check_files, examine_file
 from plsc_mae.data.decode import deep_values, open_image, open_values, read_content
@@ -36,10 +37,15 @@ class _Losses(NamedTuple):
     text: str
 
 
-def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str | Finding]:
+def examine_files(images: ImageList, pixel_format: PixelFormat, input_size: int = INPUT) -> Iterator[str | Finding]:
     """Check the headers of all files and decode some; yield lines about them, and findings about bad files.
 
     If images are read as RGB, there are also findings about losses of depth, bands and pages.
+
+    Args:
+        images: the files.
+        pixel_format: format in which runs will read them.
+        input_size: see `describe_sizes`.
     """
     depth.log_nothing()  # reported here, with numbers
     notes = check_files(images, num_workers=count_workers(None), pixel_format=pixel_format)
@@ -64,14 +70,11 @@ def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str 
             "remove such files, or train with `plsc-mae pretrain --bad_image skip`"
         )
     else:
-        yield (
-            f"  {counted(len(sampled), 'sampled image')} can be read, and every listed file ({len(images)}) has an "
-            "intact header"
-        )
+        total = len(images)
+        yield f"  intact headers: {_sample(total, total)}; decoded: {_sample(len(sampled), total)}"
     if others := images.left_out.loose.number + sum(count.number for count in images.left_out.suffixes.values()):
         yield f"  not opened: {counted(others, 'file')} of {images.root} outside the list"
-    opened = _spaced([index for index in range(len(images)) if not notes[index] & Note.FATAL])
-    yield from _examine_content([images.path(index) for index in opened], pixel_range, pixel_format)
+    yield from _examine_content(images, notes, pixel_range, pixel_format, input_size)
     if only_deep:
         yield error(
             f"{len(only_deep)} of {len(images)} images of {images.source} have 32-bit or signed 16-bit pixels and need "
@@ -86,14 +89,19 @@ def examine_files(images: ImageList, pixel_format: PixelFormat) -> Iterator[str 
 
 
 def _examine_content(
-    paths: Sequence[str], pixel_range: depth.PixelRange | None, pixel_format: PixelFormat
+    images: ImageList,
+    notes: npt.NDArray[np.int64],
+    pixel_range: depth.PixelRange | None,
+    pixel_format: PixelFormat,
+    input_size: int,
 ) -> Iterator[str]:
-    """Yield lines about formats, bits, bands and sizes of files, and about options that suit them better."""
-    contents = [content for path in paths if (content := _content(path)) is not None]
+    """Yield lines about formats, bits, bands and sizes of sampled files, and about options that suit them better."""
+    sampled = _spaced(range(len(images)))
+    readable = [images.path(index) for index in sampled if not notes[index] & Note.FATAL]
+    contents = [content for path in readable if (content := _content(path)) is not None]
     if not contents:
         return
-    counts = Counter(map(str, contents)).most_common(_NAMED_FILES)
-    yield f"  sampled: {', '.join(f'{count} {text}' for text, count in counts)}"
+    yield f"  formats of {_sample(len(sampled), len(images))}: {_counted_kinds(contents, len(sampled) - len(contents))}"
     if not pixel_format.is_rgb:
         read = counted(pixel_format.channels, "channel")
     elif all(content.bands == 1 for content in contents):
@@ -106,6 +114,7 @@ def _examine_content(
     yield from describe_sizes(
         [(content.width, content.height) for content in contents],
         fit_jpeg=all(content.dtype == np.uint8 and content.bands in (1, 3) for content in contents),
+        input_size=input_size,
     )
     if pixel_range is not None:
         low, high = pixel_range
@@ -114,6 +123,23 @@ def _examine_content(
             f"  beyond 8 bits: sampled values fit into {low:g} to {high:g}; `plsc-mae pretrain --pixel_range {low:g} "
             f"{high:g}` scales by this range; without it, runs {rgb if pixel_format.is_rgb else 'use such a sample'}"
         )
+
+
+def _sample(number: int, total: int) -> str:
+    """Return the words for a sample of `number` of `total` files, see `_spaced`."""
+    if number < total:
+        return f"{number} of {total} files, evenly spaced in the list"
+    return f"all {total} files" if total > 1 else "the only file"
+
+
+def _counted_kinds(contents: Sequence[_Content], unreadable: int) -> str:
+    """Return the kinds of files with their numbers, the most frequent first."""
+    kinds = Counter(map(str, contents)).most_common()
+    others = sum(count for _, count in kinds[_NAMED_FILES:])
+    parts = [f"{count} {text}" for text, count in kinds[:_NAMED_FILES]]
+    parts += [f"{others} of other kinds"] if others else []
+    parts += [f"{unreadable} that this check cannot open"] if unreadable else []
+    return ", ".join(parts)
 
 
 class _Content(NamedTuple):

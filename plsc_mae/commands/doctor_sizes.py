@@ -1,4 +1,4 @@
-"""The doctor's description of image sizes, and the options for images that differ much from the usual input."""
+"""The doctor's description of image sizes, and the options for images that differ much from the input of a network."""
 
 from __future__ import annotations
 
@@ -10,35 +10,39 @@ from plsc_mae.config import PretrainConfig
 from plsc_mae.wording import span
 
 INPUT = PretrainConfig.input_size[0]  # side of the default input
-LARGE, SMALL = 3 * INPUT, 160  # shorter sides in pixels from which, or below which, other options suit better
+# Shorter sides, divided by the input's, from which, or below which, other options suit better.
+LARGE, SMALL = 3.0, 160 / INPUT
 FAR_FROM_SQUARE = 2.0  # longer side divided by the shorter one
-_RESIZED_SIDE, _TILE = 320, 512  # as in docs/packed-data.md and docs/your-images.md
+_RESIZED_SIDE, _TILE = 320 / INPUT, 512 / INPUT  # divided by the input's; docs/packed-data.md and docs/your-images.md
 _TINY, _SMALLEST_INPUT = 48, 16
 
 
-def describe_sizes(sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool) -> Iterator[str]:
+def describe_sizes(sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool, input_size: int = INPUT) -> Iterator[str]:
     """Yield a line about the image sizes, and lines with options that suit unusual sizes better.
 
     Args:
         sizes: (width, height) of each image in pixels.
         fit_jpeg: whether JPEG can hold the images, so that `prepare-data` can resize them.
+        input_size: shorter side of the input that the sizes are compared with, in pixels.
     """
     widths, heights = np.array(sizes).T
     ranges = [span(min(sides), max(sides)) for sides in zip(*sizes, strict=True)]
     median = f"{np.median(widths):.0f} x {np.median(heights):.0f} (width x height)"
     yield f"  pixels: {ranges[0]} wide, {ranges[1]} high" + (f"; median {median}" if len(set(sizes)) > 1 else "")
     shorter = int(np.median(np.minimum(widths, heights)))
-    if shorter >= LARGE:
-        resizing = f"`plsc-mae prepare-data DIR DST --short {_RESIZED_SIDE}` resizes them once, for faster reading; "
+    reference = f"the {'default ' if input_size == INPUT else ''}input of {input_size} pixels"
+    if shorter >= LARGE * input_size:
+        resized, tile = (round(factor * input_size) for factor in (_RESIZED_SIDE, _TILE))
+        resizing = f"`plsc-mae prepare-data DIR DST --short {resized}` resizes them once, for faster reading; "
         yield (
-            f"  much larger than the default input of {INPUT} pixels: {resizing if fit_jpeg else ''}"
-            f"`plsc-mae pretrain --tile {_TILE}` crops from squares of that side, which keeps small objects"
+            f"  much larger than {reference}: {resizing if fit_jpeg else ''}"
+            f"`plsc-mae pretrain --tile {tile}` crops from squares of that side, which keeps small objects"
         )
-    elif shorter < SMALL:
+    elif shorter < SMALL * input_size:
         patch = 4 if shorter < _TINY else 8
         side = max(shorter // patch * patch, _SMALLEST_INPUT)
         yield (
-            f"  smaller than the default input of {INPUT} pixels: runs enlarge them, except with `plsc-mae pretrain "
+            f"  smaller than {reference}: runs enlarge them, except with `plsc-mae pretrain "
             f"--input_size {side} --patch_size {patch}`"
         )
     ratio = float(np.median(widths / heights))

@@ -1,6 +1,7 @@
 """Result files and exit codes of the commands that process images one by one.
 
-Unless --bad_image is error, such a command leaves out images that it cannot read, and then exits with code 1.
+Unless --bad_image is error, such a command leaves out images that it cannot read, and then exits with code 1, except
+for `stats`, whose result is no result of the single images.
 """
 
 from __future__ import annotations

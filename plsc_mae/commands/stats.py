@@ -30,11 +30,10 @@ BATCH = 8
 SIGNS = ('"in_chans": ',)  # by which the file is recognized
 
 
-def run(config: StatsConfig) -> int:
+def run(config: StatsConfig) -> None:
     """Read all pixels of the readable images of --split, print the statistics and write them to --save_path.
 
-    Returns:
-        The exit code: 1 if images could not be read and are left out, else 0.
+    Statistics without the unreadable images are valid, so the exit code is 0; a warning has their names and number.
 
     Raises:
         DataError: images cannot be listed or read, or the file cannot be written or has other channels.
@@ -57,9 +56,9 @@ def run(config: StatsConfig) -> int:
     print("channel      mean       std  smallest   largest")
     for channel, values in enumerate(zip(total.mean, total.std, total.low, total.high, strict=True), start=1):
         print(f"{channel:7d}" + "".join(f"{value:10.5f}" for value in values))
-    _write(path, form, total, len(parts))
+    _write(path, form, total, len(parts), len(unreadable))
     print(path)
-    return summarize(len(unreadable), len(images))
+    summarize(len(unreadable), len(images))
 
 
 def _refuse_other_channels(path: Path, channels: int) -> None:
@@ -85,7 +84,7 @@ def _moments(dataset: EvaluationDataset, config: StatsConfig, unreadable: list[i
                 yield Moments(*moments)
 
 
-def _write(path: Path, form: PixelFormat, total: Moments, images: int) -> None:
+def _write(path: Path, form: PixelFormat, total: Moments, images: int, unreadable: int) -> None:
     content = {
         "in_chans": form.channels,
         "bands": list(form.bands),
@@ -95,6 +94,7 @@ def _write(path: Path, form: PixelFormat, total: Moments, images: int) -> None:
         "min": total.low.tolist(),
         "max": total.high.tolist(),
         "images": images,
+        "unreadable_images": unreadable,
         "pixels": int(total.pixels[0]),
     }
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.features import WORKERS_HELP
-from plsc_mae.config.pixels import BAD_IMAGE, FormatOptions
+from plsc_mae.config.pixels import FormatOptions
 from plsc_mae.config.schema import in_group, option
 from plsc_mae.errors import ConfigError
 
@@ -66,7 +66,9 @@ class StatsConfig(FormatOptions):
         within="[0, inf)",
         metavar="SIDE",
     )
-    bad_image: Literal["skip", "error"] = _images("skip", BAD_IMAGE)
+    bad_image: Literal["skip", "error"] = _images(
+        "skip", "response to an image that cannot be decoded: skip leaves it out with a warning; error ends the command"
+    )
     num_workers: int | None = option(None, WORKERS_HELP, within="[0, inf)")
 
     def __post_init__(self) -> None:

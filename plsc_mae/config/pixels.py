@@ -56,6 +56,12 @@ class PixelOptions(FormatOptions):
     bad_image: Literal["skip", "error"] = _images("skip", BAD_IMAGE)
 
 
+def check_input_size(input_size: Sequence[int]) -> None:
+    """Raise ConfigError unless --input_size is one side, or height and width."""
+    if len(input_size) > 2:
+        raise ConfigError(f"input_size: expected one side or height and width, got {input_size}")
+
+
 def check_channels(
     in_chans: int | None, bands: Sequence[int] | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> None:

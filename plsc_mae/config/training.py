@@ -308,8 +308,7 @@ class TrainingConfig:
         return 0.0
 
     def __post_init__(self) -> None:
-        if len(self.input_size) > 2:
-            raise ConfigError(f"input_size: expected one side or height and width, got {self.input_size}")
+        pixels.check_input_size(self.input_size)
         pixels.check_channels(self.in_chans, self.bands, self.mean, self.std)
         if self.bands:
             object.__setattr__(self, "in_chans", len(self.bands))

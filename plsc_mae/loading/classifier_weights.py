@@ -17,7 +17,7 @@ from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.pixels import per_channel
 from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.class_names import head_to_keep
-from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, refuse_unsupported, require_complete
+from plsc_mae.loading.completeness import BESIDE_THE_ENCODER, belongs_to, refuse_unsupported, require_complete
 from plsc_mae.loading.encoder import newer_parts, stored_statistics
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import stated_heads, trained_eps
@@ -271,13 +271,13 @@ def require_encoder(
         report: the result of loading.
         stored: the file, in the base naming of its dialect.
         rules: the dialect.
-        fresh: name prefixes of further tensors that the file may lack.
+        fresh: names and name prefixes of further tensors that the file may lack.
     """
     _check_positions(encoder, stored, rules)
     found, depth = block_count(stored.model, rules), len(encoder.blocks)
     has_tables = any(name.endswith(RELATIVE_TABLE) for name in stored.model)
     beside = (*BESIDE_THE_ENCODER, *fresh)
-    absent = {name for name in report.missing if not name.startswith("encoder.") or name.startswith(beside)}
+    absent = {name for name in report.missing if not name.startswith("encoder.") or belongs_to(name, beside)}
     if not has_tables:
         absent |= {name for name in report.missing if name.endswith(RELATIVE_TABLE)}
     require_complete(

@@ -28,8 +28,8 @@ COMPUTED = ("relative_position_index", "num_batches_tracked", "position_ids", "n
 # Name prefixes of frozen networks that compute targets; the network that is loaded need not have such a part.
 TEACHERS = ("alignment_encoder.", "teacher.", "teacher_network.", "momentum_encoder.")
 
-# Name prefixes outside the encoder, in the base naming of all dialects: tokens and networks of pre-training, teachers,
-# heads and poolings. Without a final `.` or `_`, the prefix is a whole name.
+# Names and name prefixes outside the encoder, in the base naming of all dialects: tokens and networks of pre-training,
+# teachers, heads and poolings. They are matched by `belongs_to`.
 BESIDE_THE_ENCODER = (
     *("mask_token", "encoder.mask_token", "decoder.", "decoder_", "neck."),
     *("regressor.", "regresser.", "regressor_and_decoder.", "encoder_to_", "bridge.", "bridge_norm.", "rd_pos_embed"),
@@ -59,6 +59,11 @@ _UNSUPPORTED = (
 )
 
 
+def belongs_to(name: str, parts: Iterable[str]) -> bool:
+    """Return whether a name is one of `parts`, or starts with one of them that ends in `.` or `_`."""
+    return any(name.startswith(part) if part.endswith((".", "_")) else name == part for part in parts)
+
+
 def unsupported_part(names: Iterable[str]) -> str:
     """Return text that names an unsupported part and the tensor that reveals it; "" if no name reveals one."""
     for name in names:
@@ -74,7 +79,7 @@ def refuse_unsupported(tensors: Mapping[str, Array], rules: Dialect, path: str) 
     The names of all tensors except those of `BESIDE_THE_ENCODER` are examined, and the tensors of the first block.
     """
     start = rules.foreign_name("encoder.blocks.0.")
-    found = unsupported_part(name for name in tensors if not name.startswith(BESIDE_THE_ENCODER))
+    found = unsupported_part(name for name in tensors if not belongs_to(name, BESIDE_THE_ENCODER))
     norms = (f"{start}norm1", f"{start}attn.q_norm", f"{start}attn.k_norm")
     without_shift = [norm for norm in norms if f"{norm}.weight" in tensors and f"{norm}.bias" not in tensors]
     fc1, fc2 = (tensors.get(f"{start}mlp.{layer}.weight") for layer in ("fc1", "fc2"))
@@ -101,9 +106,9 @@ def left_over(report: LoadReport, idle: Collection[str] = ()) -> list[str]:
 
     Args:
         report: the result of loading.
-        idle: name prefixes of tensors that the caller does not need, such as `BESIDE_THE_ENCODER`.
+        idle: names and name prefixes of tensors that the caller does not need, such as `BESIDE_THE_ENCODER`.
     """
-    return [name for name in report.unexpected if not name.endswith(COMPUTED) and not name.startswith(tuple(idle))]
+    return [name for name in report.unexpected if not name.endswith(COMPUTED) and not belongs_to(name, idle)]
 
 
 def require_complete(

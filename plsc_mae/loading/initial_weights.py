@@ -15,7 +15,7 @@ from plsc_mae import weights
 from plsc_mae.config import PretrainConfig
 from plsc_mae.errors import CheckpointError, flag
 from plsc_mae.loading.classifier_weights import based, require_encoder, warn_of_eps
-from plsc_mae.loading.completeness import COMPUTED, TEACHERS, fixed_tables
+from plsc_mae.loading.completeness import COMPUTED, TEACHERS, belongs_to, fixed_tables
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import stated_heads
 from plsc_mae.methods import load_method
@@ -107,7 +107,7 @@ def _require_heads(stored: Checkpoint, network: nn.Layer, config: PretrainConfig
 
 def _log(path: str, report: LoadReport, computed: set[str]) -> None:
     """Log the number of loaded tensors, and the parts that only the network or only the file has."""
-    fresh = [name for name in report.missing if name not in computed and not name.startswith(TEACHERS)]
+    fresh = [name for name in report.missing if name not in computed and not belongs_to(name, TEACHERS)]
     unused = [name for name in report.unexpected if not name.endswith(COMPUTED)]
     logger.info(
         "--initial_weights %s (%s): %s loaded; random, because the file lacks them: %s; not used, because the "

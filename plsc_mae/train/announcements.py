@@ -12,6 +12,7 @@ import plsc_mae
 from plsc_mae import console, runtime
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import to_line
+from plsc_mae.data.imagefolder import ImageDataset
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint.folder import CONTINUED_SESSION_OPTIONS, config_path
@@ -54,12 +55,14 @@ def announce_plan(
     """
     config, world, updates = state.config, state.world, state.accumulation.updates
     images, effective_batch = len(loader.dataset), images_per_update(config, world)
+    unreadable = loader.dataset.images.unreadable.count if isinstance(loader.dataset, ImageDataset) else 0
     options = to_line(config, changed_only=True, without=SHOWN_OPTIONS)
     kernels = ", deterministic kernels" if config.deterministic and world.is_gpu else ""
     rows = {
         "data": "; ".join(
             [
-                f"{config.data_path}: {counted(images, 'image')}, {counted(updates, 'update')} per epoch",
+                f"{config.data_path}: {counted(images, 'image')}{_replaced(unreadable)}, "
+                f"{counted(updates, 'update')} per epoch",
                 *_incomplete_parts(state, loader),
                 *([f"options for small sets: {FEW_IMAGES_PAGE}"] if images <= FEW_IMAGES else []),
             ]
@@ -75,11 +78,18 @@ def announce_plan(
         console.report_row(label, text)
     event: dict[str, Any] = {
         **{"event": "plan", "method": config.method, "phase": config.phase, "model": config.model},
-        **{"images": images, "epochs": config.epochs, "updates_per_epoch": updates},
+        **{"images": images, "unreadable_images": unreadable},
+        **{"epochs": config.epochs, "updates_per_epoch": updates},
         **{"images_per_update": effective_batch, "peak_lr": peak_lr(config, effective_batch)},
         **{"n_parameters": n_parameters, "planned_memory_bytes": planned_memory},
     }
     console.report(None, event)
+
+
+def _replaced(unreadable: int) -> str:
+    """Return a note on images that the check of the files found to be unreadable; "" without such images."""
+    others = "another takes its place" if unreadable == 1 else "others take their places"
+    return f" ({unreadable} of them unreadable: {others})" if unreadable else ""
 
 
 def _recipe(config: TrainingConfig, world: World, updates: int) -> str:

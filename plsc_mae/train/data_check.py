@@ -2,7 +2,8 @@
 
 If a list has bad files or at least KEPT_FILES files, the main process writes the result of all lists to data_check.json
 in the output folder. A later start with the same list and pixel settings uses that result. It examines only the bad
-files again, which may have been repaired; those that crashed or blocked a data worker stay bad.
+files again, which may have been repaired; those that crashed or blocked a data worker stay bad. If the bad files are
+the same as before, it gives their number and does not name them again.
 """
 
 from __future__ import annotations
@@ -87,13 +88,15 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
         entries[name] = {"root": images.root, "images": len(images), "digest": digests[name], "bad": bad}
     if world.is_main and (any(found.values()) or any(len(images) >= KEPT_FILES for images in lists.values())):
         _write(path, entries)
-    texts = [_describe(images, found[name]) for name, images in lists.items() if found[name]]
-    if texts and config.bad_image == "error":
+    if any(found.values()) and config.bad_image == "error":
+        texts = [_describe(images, found[name]) for name, images in lists.items() if found[name]]
         raise DataError(f"{'; '.join(texts)}; {path} lists them; repair or remove the files, or pass --bad_image skip")
     for name, images in lists.items():
         for file in found[name]:
             images.unreadable.add(file.number)  # so that the data set does not name them again
-    if texts and world.is_main:
+    if any(found.values()) and world.is_main:
+        named = {name for name in lists if entries[name]["bad"] == known.get(name, {}).get("bad")}
+        texts = [_describe(lists[name], bad, named=name in named) for name, bad in found.items() if bad]
         logger.warning("%s; they are skipped, and %s lists them", "; ".join(texts), path)
     return found
 
@@ -152,10 +155,14 @@ def _reason(path: str, notes: int, values: PixelFormat) -> str:
     return examine_file(path, values).reason or f"{path} could not be read"
 
 
-def _describe(images: ImageList, bad: list[BadFile]) -> str:
+def _describe(images: ImageList, bad: list[BadFile], *, named: bool = False) -> str:
+    """Return a clause with the number of bad files of a list and, unless they have been `named`, the first of them."""
+    number = f"{len(bad)} of {len(images)} files of {images.source} cannot be used"
+    if named:
+        return f"{number}, the same as before"
     first = "; ".join(file.reason for file in bad[:_NAMED_FILES])
     more = f"; and {len(bad) - _NAMED_FILES} more" if len(bad) > _NAMED_FILES else ""
-    return f"{len(bad)} of {len(images)} files of {images.source} cannot be used: {first}{more}"
+    return f"{number}: {first}{more}"
 
 
 def _digest(images: ImageList, values: PixelFormat) -> str:

@@ -45,6 +45,10 @@ class _Interrupted(Exception):
     """Temporary failure, after which another attempt may complete the download."""
 
 
+class _Refused(Exception):
+    """Permanent failure, after which another attempt at the same address is useless."""
+
+
 @dataclass(frozen=True)
 class _Version:
     """Version of the remote file that a partial file belongs to."""
@@ -180,14 +184,22 @@ def _download(url: str, partial: Path, retries: int, timeout: float, pause: Call
             if failures > retries:
                 raise CheckpointError(
                     f"cannot fetch {url}: {error}; gave up after {failures} failures in a row; run the same command "
-                    f"again to resume, name a mirror with {MIRROR}=https://HOST, or put the file at "
-                    f"{partial.with_suffix('')} by hand"
+                    f"again to resume, {_other_sources(partial)}"
                 ) from None
             seconds = min(2.0 ** (failures - 1), MAX_PAUSE)
             logger.info(
                 "%s after %d bytes: %s; retry %d of %d in %g s", url, arrived, error, failures, retries, seconds
             )
             pause(seconds)
+        except _Refused as error:
+            raise CheckpointError(
+                f"cannot fetch {url}: {error}; check the address, {_other_sources(partial)}"
+            ) from None
+
+
+def _other_sources(partial: Path) -> str:
+    other = "another mirror" if os.environ.get(MIRROR) else "a mirror"
+    return f"name {other} with {MIRROR}=https://HOST, or put the file at {partial.with_suffix('')} by hand"
 
 
 def _attempt(url: str, partial: Path, timeout: float) -> None:
@@ -225,7 +237,7 @@ def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Res
     try:
         return requests.get(url, headers=headers, stream=True, timeout=timeout)
     except (InvalidSchema, InvalidURL, TooManyRedirects) as error:
-        raise CheckpointError(f"cannot fetch {url}: {error}") from None
+        raise _Refused(str(error)) from None
     except requests.RequestException as error:
         raise _Interrupted(_reason(error)) from None
 
@@ -240,7 +252,7 @@ def _answer(url: str, response: requests.Response, have: int, version: _Version)
         version: version of the file that these bytes belong to.
 
     Raises:
-        CheckpointError: the status is a permanent error.
+        _Refused: the status is a permanent error.
         _Interrupted: the status is a temporary error.
     """
     status, headers = response.status_code, response.headers
@@ -249,7 +261,7 @@ def _answer(url: str, response: requests.Response, have: int, version: _Version)
         reason = f"the server answers {status} {response.reason}"
         if status in PASSING:
             raise _Interrupted(reason)
-        raise CheckpointError(f"cannot fetch {url}: {reason}")
+        raise _Refused(reason)
     tag = headers.get("ETag", "")
     validator = tag if tag.startswith('"') else headers.get("Last-Modified", "")
     if status != HTTPStatus.PARTIAL_CONTENT:

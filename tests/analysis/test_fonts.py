@@ -12,7 +12,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from PIL import Image, ImageDraw, ImageFont
 
-from plsc_mae.analysis.fonts import VARIABLE, Lettering, drawable_names, text_style
+from plsc_mae.analysis.fonts import VARIABLE, Lettering, drawable_names, text_style, undrawable_names
 from plsc_mae.analysis.pictures import add_legend, compose
 
 SQUARE = "\U000f1234"  # no font of a system has it
@@ -73,6 +73,14 @@ def test_names_without_a_font_become_numbers(named, monkeypatch, caplog):
     assert replaced.count(name) == 1
     assert VARIABLE in replaced
     assert [text for text in texts if text != replaced] == [text for text in texts if f"{VARIABLE}={named}" in text]
+
+
+def test_a_sentence_about_names_without_a_font(monkeypatch, caplog):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with caplog.at_level(logging.WARNING, "plsc_mae"):
+        assert undrawable_names(["cat", "кошка"]) == ""
+        assert f"'{SQUARE}?' as #1; " in undrawable_names(["cat", f"{SQUARE}?"])
+    assert not caplog.records
 
 
 def test_accents_and_other_alphabets_need_no_font_of_the_system():

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from plsc_mae.cli import main
 from plsc_mae.commands import doctor_data
 from plsc_mae.commands.doctor_data import examine_data
+from plsc_mae.commands.doctor_files import SAMPLED_FILES
 from plsc_mae.commands.doctor_findings import Finding
 from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.errors import ConfigError
@@ -46,7 +48,8 @@ def test_a_sound_folder(tmp_path):
     assert f"train: 8 images in 7 classes, {tmp_path}/train" in told
     assert "  0 ant, 1 bee, 2 cat, ..., 4 eel, 5 fly, 6 gnu; 1 to 2 images each" in told
     assert "val: 7 images in 7 classes" in told
-    assert "  8 sampled images can be read, and every listed file (8) " in told
+    assert "  intact headers: all 8 files; decoded: all 8 files\n" in told
+    assert "  formats of all 8 files: 8 PNG of 8-bit" in told
     assert "  pixels: 8 wide, 8 high\n" in told
     assert "; 1 image each\n" in told.split("val: ")[1]
 
@@ -206,7 +209,45 @@ def test_one_image_and_lists(tmp_path):
     told, findings = examine(fill(tmp_path / "flat", "0.png"))
     assert findings == []
     assert "train: 1 image in no classes" in told
-    assert "  1 sampled image can be read" in told
+    assert "  intact headers: the only file; decoded: the only file\n" in told
+
+
+def test_samples_are_explained(tmp_path):
+    """More files than are sampled, and files of a sample that cannot be opened."""
+    fill(tmp_path, *(f"{number:02}.png" for number in range(SAMPLED_FILES + 6)))
+    told, findings = examine(tmp_path)
+    assert findings == []
+    assert "intact headers: all 70 files; decoded: 64 of 70 files, evenly spaced in the list\n" in told
+    assert "formats of 64 of 70 files, evenly spaced in the list: 64 PNG of 8-bit" in told
+    for number in range(6):
+        (tmp_path / f"{number:02}.png").unlink()
+    (tmp_path / "30.png").write_bytes(b"damaged")
+    Image.new("L", (8, 8)).save(tmp_path / "31.png")
+    told, _ = examine(tmp_path)
+    assert "formats of all 64 files: 62 PNG of 8-bit color (3 bands), 1 PNG of 8-bit gray (1 band), 1 that " in told
+
+
+def test_names_that_no_font_has_are_a_finding(tmp_path):
+    unknown = "\U000fffff"  # a private character
+    _, findings = examine(
+        fill(tmp_path, *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("a", unknown)))
+    )
+    assert only(findings).startswith("? no font")
+    assert f"'{unknown}' as #1" in only(findings)
+
+
+def test_sizes_are_compared_with_the_input_of_the_run(tmp_path, capsys):
+    fill(tmp_path, "a/0.png", "b/0.png")  # of 8 x 8 pixels
+    for size, advice in (
+        ("", "the default input of 224"),
+        ("--input_size 24 16", "the input of 16"),
+        ("--input_size 8", ""),
+    ):
+        main(f"doctor --data_path {tmp_path} {size}".split())
+        out = capsys.readouterr().out
+        assert (f"smaller than {advice} pixels" in out) if advice else ("smaller" not in out)
+    assert main(["doctor", "--input_size", "64"]) == 2
+    assert "--data_path" in capsys.readouterr().err
 
 
 def test_hidden_files_are_counted(tmp_path):
@@ -223,7 +264,7 @@ def test_hidden_files_are_counted(tmp_path):
 def test_images_left_out(tmp_path):
     fill(tmp_path, "a/0.png", "b/0.png", "1.png", "2.png", "a/1.gif", "b/1.gif", "b/2.gif")
     told, findings = examine(tmp_path)
-    assert "every listed file (2) has an intact header" in told
+    assert "intact headers: all 2 files; decoded: all 2 files" in told
     assert "not opened: 5 files" in told
     assert [found.stops for found in findings] == [False, False]
     assert f"2 images of {tmp_path} beside the class folders" in str(findings[0])

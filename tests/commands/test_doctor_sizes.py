@@ -36,6 +36,18 @@ def test_advice_for_sizes(sizes, advice):
             parse(words, COMMANDS[name].configs, prog=name, positional=COMMANDS[name].positional)
 
 
+def test_another_input():
+    def advice(side: int) -> str:
+        return "\n".join(list(describe_sizes([(side, side)], fit_jpeg=True, input_size=64))[1:])
+
+    assert advice(160) == advice(64) == advice(50) == ""
+    assert "much larger than the input of 64 pixels" in advice(192)
+    assert "--short 91`" in advice(192)
+    assert "--tile 146`" in advice(192)
+    assert "smaller than the input of 64 pixels" in advice(40)
+    assert "--input_size 40 --patch_size 4" in advice(40)
+
+
 def test_the_range_and_the_median():
     (line,) = describe_sizes([(224, 200), (300, 200), (500, 200)], fit_jpeg=True)
     assert line == "  pixels: 224 to 500 wide, 200 high; median 300 x 200 (width x height)"

@@ -48,11 +48,21 @@ def test_eight_bits_are_exact(tmp_path):
     np.testing.assert_allclose(stats["std"], pixels.reshape(-1, 3).std(axis=0) / 255, rtol=1e-13)
 
 
-def test_a_damaged_file_is_left_out(values, tmp_path, capsys):
+def test_a_damaged_file_is_left_out_with_a_warning(values, tmp_path, capsys):
     (tmp_path / "data/2.npy").write_bytes(b"damaged")
-    assert main(f"stats {tmp_path}/data --in_chans 5 --save_path {tmp_path}/s.json --num_workers 0".split()) == 1
-    assert "2.npy" in capsys.readouterr().err
-    assert json.loads((tmp_path / "s.json").read_text())["images"] == 4
+    line = f"stats {tmp_path}/data --in_chans 5 --save_path {tmp_path}/s.json --num_workers 0"
+    assert main(line.split()) == 0
+    warnings = capsys.readouterr().err
+    assert "2.npy" in warnings
+    assert "1 of 5 images could not be read" in warnings
+    stats = json.loads((tmp_path / "s.json").read_text())
+    assert (stats["images"], stats["unreadable_images"]) == (4, 1)
+    assert read_stats(str(tmp_path / "s.json")).mean == tuple(stats["mean"])
+    assert main(f"{line} --bad_image error".split()) == 2
+    for path in (tmp_path / "data").iterdir():
+        path.write_bytes(b"damaged")
+    assert main(f"{line} --pixel_range 0 2047".split()) == 2
+    assert "none of 5 images can be read" in capsys.readouterr().err
 
 
 def test_the_std_of_a_constant_channel_is_taken_as_1(tmp_path, messages):

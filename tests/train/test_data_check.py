@@ -77,6 +77,26 @@ def test_with_skip_bad_files_are_named_once_and_have_no_part_in_the_accuracy(fin
     assert finetune(line.format(checkpoint, "error"), "eval")[1].splitlines()[-1] == out.splitlines()[-1]
 
 
+def test_the_overview_counts_bad_files_and_a_later_start_names_them_only_if_they_changed(finetune, damaged, tmp_path):
+    code, out, err = finetune(f"{ONE_STEP} --bad_image skip")
+    assert code == 0
+    assert "120 images (2 of them unreadable: others take their places)" in " ".join(out.split())
+    assert "dark/bright0.png: it is not an image" in err
+    for overview in ("", " --json"):
+        code, out, err = finetune(f"{ONE_STEP} --bad_image skip --overwrite{overview}")
+        (line,) = [line for line in err.splitlines() if "cannot be used" in line]
+        assert "bright0.png" not in err
+        assert "2 of 120 files" in line
+        assert "3 of 20 files" in line
+        assert f"{tmp_path}/out/data_check.json lists them" in line
+    assert json.loads(out.splitlines()[1])["unreadable_images"] == 2
+    shutil.copy(damaged / "train/dark/dark5.png", damaged / "train/dark/bright0.png")
+    code, out, err = finetune(f"{ONE_STEP} --bad_image skip --overwrite")
+    assert "120 images (1 of them unreadable: another takes its place)" in " ".join(out.split())
+    assert "bright1.png: it is not an image" in err, "the list of training images has changed"
+    assert "dark2.png" not in err, "that of validation images has not"
+
+
 def test_eval_stops_at_a_bad_image_by_default(finetune, damaged, pretrained, tmp_path):
     assert finetune(f"{ONE_STEP} --save_ckpt --bad_image skip")[0] == 0
     code, _, err = finetune(f"--eval --resume {tmp_path}/out/checkpoint-latest.pd --batch_size 6", "eval")

@@ -302,9 +302,18 @@ def test_redirections_lead_to_the_web_only(server, target, where):
 
 def test_a_refusal_is_final(server, target):
     server.status = 404
-    with pytest.raises(CheckpointError, match=r"the server answers 404 Not Found$"):
+    with pytest.raises(CheckpointError, match=r"the server answers 404 Not Found;") as caught:
         fetch(server.url, target)
     assert len(server.asked) == 1
+    assert "name a mirror with PLSC_MAE_MIRROR=" in str(caught.value)
+    assert f"put the file at {target} by hand" in str(caught.value)
+
+
+def test_a_refusal_of_a_mirror_names_another_one(server, target, monkeypatch):
+    server.status = 404
+    monkeypatch.setenv(module.MIRROR, server.url.rpartition("/models")[0])
+    with pytest.raises(CheckpointError, match="name another mirror with PLSC_MAE_MIRROR="):
+        fetch("https://example.org/models/small.safetensors", target)
 
 
 def test_a_failing_server_is_asked_again(server, target, logged):

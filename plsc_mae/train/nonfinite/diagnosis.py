@@ -173,8 +173,8 @@ def first_bad_layer(network: nn.Layer, forward: Callable[[], Any]) -> str | None
         forward: runs the forward pass, after seeding the random generator itself.
 
     Returns:
-        The dotted name; None if no such layer was found. Outputs other than tensors and lists or tuples of tensors are
-        not examined.
+        The dotted name; None if no such layer was found. Outputs other than tensors, and lists, tuples and mappings of
+        them, are not examined.
     """
     found: list[str] = []
 
@@ -216,8 +216,8 @@ def is_finite(tensor: Tensor) -> bool:
 def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
-    elif isinstance(output, (list, tuple)):
-        for item in output:
+    elif isinstance(output, (list, tuple, Mapping)):
+        for item in output.values() if isinstance(output, Mapping) else output:
             yield from _tensors(item)
 
 
