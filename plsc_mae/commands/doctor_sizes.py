@@ -50,8 +50,10 @@ def _options_far_from_square(ratio: float, shorter: int) -> Iterator[str]:
     shape = f"{ratio:.1f} times as wide as high" if ratio > 1 else f"{1 / ratio:.1f} times as high as wide"
     height, width = fitting_input_size(ratio, (INPUT // PATCH) ** 2, PATCH)
     low, high = fitting_crop_ratio(ratio)
-    options = f"--input_size {height} {width} --crop_ratio {low:g} {high:g}"
     yield f"  far from square ({shape}): training crops pieces of 3:4 to 4:3, and evaluation sees the center only"
-    yield f"    whole images: `plsc-mae pretrain {options}`"
-    yield f"                  `plsc-mae finetune {options} --crop_pct 1`; linprobe takes the same options"
+    yield f"    whole images: `plsc-mae pretrain --input_size {height} {width} --crop_ratio {low:g} {high:g}`"
+    yield (
+        f"                  `plsc-mae finetune --input_size {height} {width} --crop_ratio {low:g} {high:g} --crop_pct 1`; "
+        "linprobe takes the same options"
+    )
     yield f"    every part:   `plsc-mae pretrain --tile {shorter}` crops from squares"

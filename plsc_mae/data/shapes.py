@@ -29,7 +29,7 @@ class Shape(NamedTuple):
 
     @property
     def is_far_from_square(self) -> bool:
-        """Whether one side is at least twice the other."""
+        """True if one side is at least twice the other."""
         return max(self.ratio, 1 / self.ratio) >= FAR_FROM_SQUARE
 
     def __str__(self) -> str:
