@@ -51,9 +51,9 @@ def _options_far_from_square(ratio: float, shorter: int) -> Iterator[str]:
     height, width = fitting_input_size(ratio, (INPUT // PATCH) ** 2, PATCH)
     low, high = fitting_crop_ratio(ratio)
     yield f"  far from square ({shape}): training crops pieces of 3:4 to 4:3, and evaluation sees the center only"
-    yield f"    whole images: `plsc-mae pretrain --input_size {height} {width} --crop_ratio {low:g} {high:g}`"
+    yield f"    for whole images: `plsc-mae pretrain --input_size {height} {width} --crop_ratio {low:g} {high:g}`, and"
     yield (
-        f"                  `plsc-mae finetune --input_size {height} {width} --crop_ratio {low:g} {high:g} --crop_pct 1`; "
-        "linprobe takes the same options"
+        f"    `plsc-mae finetune --input_size {height} {width} --crop_ratio {low:g} {high:g} --crop_pct 1`, or "
+        "linprobe with the same options"
     )
-    yield f"    every part:   `plsc-mae pretrain --tile {shorter}` crops from squares"
+    yield f"    for squares of every part: `plsc-mae pretrain --tile {shorter}`"
