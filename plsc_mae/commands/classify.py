@@ -43,7 +43,13 @@ from plsc_mae.loading.classifier_weights import (
 )
 from plsc_mae.loading.contents import base_of
 from plsc_mae.loading.eval_sets import EvaluationPart
-from plsc_mae.methods.classify import ClassifyTask, build_classifier, build_normalize, left_out_augmentations
+from plsc_mae.methods.classify import (
+    ClassifyTask,
+    build_classifier,
+    build_normalize,
+    crops_by_area,
+    left_out_augmentations,
+)
 from plsc_mae.methods.label_kinds import LabelKind, stored_kind
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
@@ -58,6 +64,7 @@ from plsc_mae.train.checkpoint.run_record import RunRecord
 from plsc_mae.train.checkpoint.state import BEST
 from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
+from plsc_mae.train.plausibility import warn_of_shape
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.setup import build_trainer, share_network, training_loader, training_world
 from plsc_mae.train.signals import preparing_run
@@ -144,6 +151,8 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     loader = training_loader(datasets.train, config, world, num_workers=loader_workers(config, datasets.train))
     if world.is_main:
         _warn_of_small_data(config, len(loader))
+        if isinstance(images.train, ImageList) and crops_by_area(config):
+            warn_of_shape(config, images.train)
     best = f"test_{images.kind.best_metric}"
     memory = planned_memory(task, config, world)
     trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=best, planned_memory=memory)

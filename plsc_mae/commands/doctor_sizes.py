@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from plsc_mae.config import PretrainConfig
+from plsc_mae.data.shapes import fitting_crop_ratio, fitting_input_size, typical_shape
 from plsc_mae.wording import span
 
 INPUT = PretrainConfig.input_size[0]  # side of the default input
 # Shorter sides, divided by the input's, from which, or below which, other options suit better.
 LARGE, SMALL = 3.0, 160 / INPUT
-FAR_FROM_SQUARE = 2.0  # longer side divided by the shorter one
+PATCH = 16  # side of a patch in most published networks
 _RESIZED_SIDE, _TILE = 320 / INPUT, 512 / INPUT  # divided by the input's; docs/packed-data.md and docs/your-images.md
 _TINY, _SMALLEST_INPUT = 48, 16
 
@@ -25,11 +26,10 @@ def describe_sizes(sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool, input_si
         fit_jpeg: whether JPEG can hold the images, so that `prepare-data` can resize them.
         input_size: shorter side of the input that the sizes are compared with, in pixels.
     """
-    widths, heights = np.array(sizes).T
+    shape = typical_shape(sizes)
     ranges = [span(min(sides), max(sides)) for sides in zip(*sizes, strict=True)]
-    median = f"{np.median(widths):.0f} x {np.median(heights):.0f} (width x height)"
-    yield f"  pixels: {ranges[0]} wide, {ranges[1]} high" + (f"; median {median}" if len(set(sizes)) > 1 else "")
-    shorter = int(np.median(np.minimum(widths, heights)))
+    yield f"  pixels: {ranges[0]} wide, {ranges[1]} high" + (f"; median {shape}" if len(set(sizes)) > 1 else "")
+    shorter = int(np.median(np.min(sizes, axis=1)))
     reference = f"the {'default ' if input_size == INPUT else ''}input of {input_size} pixels"
     if shorter >= LARGE * input_size:
         resized, tile = (round(factor * input_size) for factor in (_RESIZED_SIDE, _TILE))
@@ -45,11 +45,19 @@ def describe_sizes(sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool, input_si
             f"  smaller than {reference}: runs enlarge them, except with `plsc-mae pretrain "
             f"--input_size {side} --patch_size {patch}`"
         )
-    ratio = float(np.median(widths / heights))
-    if max(ratio, 1 / ratio) >= FAR_FROM_SQUARE:
-        shape = f"{ratio:.1f} times as wide as high" if ratio > 1 else f"{1 / ratio:.1f} times as high as wide"
-        yield (
-            f"  far from square ({shape}): training crops pieces of 3:4 to 4:3 and evaluation sees the center only; "
-            f"`plsc-mae pretrain --tile {shorter}` crops from squares of every part, and `plsc-mae pretrain "
-            "--input_size H W` stretches the pieces to a rectangle"
-        )
+    if shape.is_far_from_square:
+        yield from _options_far_from_square(shape.ratio, shorter)
+
+
+def _options_far_from_square(ratio: float, shorter: int) -> Iterator[str]:
+    """Yield lines with the options for images of this width / height, and of this shorter side in pixels."""
+    shape = f"{ratio:.1f} times as wide as high" if ratio > 1 else f"{1 / ratio:.1f} times as high as wide"
+    height, width = fitting_input_size(ratio, (INPUT // PATCH) ** 2, PATCH)
+    low, high = fitting_crop_ratio(ratio)
+    yield f"  far from square ({shape}): training crops pieces of 3:4 to 4:3, and evaluation sees the center only"
+    yield f"    for whole images: `plsc-mae pretrain --input_size {height} {width} --crop_ratio {low:g} {high:g}`, and"
+    yield (
+        f"    `plsc-mae finetune --input_size {height} {width} --crop_ratio {low:g} {high:g} --crop_pct 1`, or "
+        "linprobe with the same options"
+    )
+    yield f"    for squares of every part: `plsc-mae pretrain --tile {shorter}`"

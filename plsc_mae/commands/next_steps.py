@@ -11,6 +11,7 @@ from paddle import nn
 from plsc_mae import console
 from plsc_mae.commands import usage_lines
 from plsc_mae.config import FINETUNE, ClassifyConfig, PretrainConfig, TrainingConfig
+from plsc_mae.data.classify import TINY_SIDE
 from plsc_mae.data.listing import ImageList, has_split
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.train.announcements import FEW_IMAGES, IN_MEMORY
@@ -59,7 +60,7 @@ def _classifier_flags(config: PretrainConfig, labeled: int, width: int) -> str:
         labeled: number of its images; 0 if they have fewer than two classes and cannot train the classifier.
         width: width of the encoder.
     """
-    flags, default = _tile(config), FINETUNE[config.method]
+    flags, default = _tile(config) + _crop_ratio(config), FINETUNE[config.method]
     is_small = 0 < labeled <= FEW_IMAGES
     batch_size = min(config.batch_size, FEW_BATCH if is_small else default.batch_size)
     if batch_size < default.batch_size:  # there may be fewer images than in a default batch
@@ -120,6 +121,13 @@ def _data(config: TrainingConfig) -> str:
 def _tile(config: TrainingConfig) -> str:
     """Return the flag --tile of the run with a leading space; "" if the run does not use it."""
     return f" --tile {config.tile}" if config.tile else ""
+
+
+def _crop_ratio(config: PretrainConfig) -> str:
+    """Return the flag --crop_ratio of the run with a leading space; "" for the default or if finetune refuses it."""
+    if config.crop_ratio == type(config).crop_ratio or max(config.image_size) <= TINY_SIDE:
+        return ""
+    return f" --crop_ratio {' '.join(map(str, config.crop_ratio))}"
 
 
 def _print(steps: Mapping[str, str]) -> None:

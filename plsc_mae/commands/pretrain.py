@@ -38,6 +38,7 @@ from plsc_mae.train.observers.base import Observer
 from plsc_mae.train.observers.features import HEALTH_IMAGES, FeatureWatch, ImageEncoder, RepresentationWatch
 from plsc_mae.train.observers.online_probe import OnlineProbe
 from plsc_mae.train.observers.pictures import PicturePanel
+from plsc_mae.train.plausibility import warn_of_shape
 from plsc_mae.train.setup import (
     build_trainer,
     pretraining_dataset,
@@ -94,6 +95,8 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     bad = check_data(config, world, {"train": dataset.images, **({"val": knn_images[1]} if knn_images else {})})
     for index, reason in bad.get("train", ()):
         dataset.mark_bad(index, reason)
+    if world.is_main:
+        warn_of_shape(config, dataset.images)
     paddle.seed(config.seed)
     if task is None:
         task = method.build_task(config)

@@ -278,11 +278,12 @@ class LinprobeConfig(ProbeOptions):
                 raise ConfigError(
                     f"--{name} needs features that do not change; --linear_type attentive trains the pooling"
                 )
-        if self.cache_features and self.crop_scale != type(self).crop_scale:
-            raise ConfigError(
-                "--crop_scale has no effect with --cache_features, which encodes the evaluation crop of every image; "
-                "leave one of them out"
-            )
+        for name in ("crop_scale", "crop_ratio"):
+            if self.cache_features and getattr(self, name) != getattr(type(self), name):
+                raise ConfigError(
+                    f"--{name} has no effect with --cache_features, which encodes the evaluation crop of every image; "
+                    "leave one of them out"
+                )
         if self.lr_sweep and (self.clip_grad is not None or self.eval):
             other = "--eval" if self.eval else "--clip_grad"
             raise ConfigError(

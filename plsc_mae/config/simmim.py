@@ -96,6 +96,11 @@ class SimMIMConfig(LayerScaleOptions, WarmupRateOptions, PretrainConfig):
     )
 
     @property
+    def mask_cell(self) -> int:
+        """Side in pixels of the cells that a mask hides as a whole."""
+        return self.mask_patch_size
+
+    @property
     def drop_epochs(self) -> tuple[int, ...]:
         """Epochs at which multistep drops the learning rate."""
         return (self.epochs * 7 // 8,) if self.multisteps is None else self.multisteps

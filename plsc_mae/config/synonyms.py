@@ -59,6 +59,8 @@ _OPTIONS = {
     "resolution": ("input_size",),
     "train_crop_size": ("input_size",),
     "scale": ("crop_scale", "crop_min_size"),
+    "ratio": ("crop_ratio", "mask_ratio"),
+    "aspect_ratio": ("crop_ratio",),
     "size": ("input_size", "image_size"),
     "workers": ("num_workers",),
     "dataloader_num_workers": ("num_workers",),

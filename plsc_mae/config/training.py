@@ -167,6 +167,9 @@ class TrainingConfig:
         metavar="PATH",
     )
     input_size: tuple[int, ...] = _data((224,), "image side in pixels, or height and width", within="[1, inf)")
+    crop_ratio: tuple[float, float] = _data(
+        (3 / 4, 4 / 3), "smallest and largest width / height of a crop of training", within="(0, inf)"
+    )
     image_backend: Literal["pil", "opencv"] = _data(
         "pil", "decoder and resizer: pil gives the pixels of the original code, opencv is faster"
     )
@@ -298,6 +301,11 @@ class TrainingConfig:
         return self.channels == 3 and not self.bands
 
     @property
+    def mask_cell(self) -> int:
+        """Side in pixels of the cells that a mask hides as a whole, 1 in a run without --mask_patch_size."""
+        return 1
+
+    @property
     def stages(self) -> int:
         """Number of pipeline stages, 1 in a phase without --pipeline_parallel."""
         return 1
@@ -312,7 +320,7 @@ class TrainingConfig:
         pixels.check_channels(self.in_chans, self.bands, self.mean, self.std)
         if self.bands:
             object.__setattr__(self, "in_chans", len(self.bands))
-        for name in ("crop_scale", "cutmix_minmax"):  # of some methods and phases
+        for name in ("crop_ratio", "crop_scale", "cutmix_minmax"):  # the last two: of some methods and phases
             low, high = getattr(self, name, None) or (0, 1)
             if low > high:
                 raise ConfigError(f"--{name} {low:g} {high:g}: the smallest value exceeds the largest; swap them")

@@ -43,6 +43,7 @@ class FinetuneAugment:
     Attributes:
         size: output size (h, w).
         scale: range of the crop's area as a fraction of the image area.
+        ratio: range of the crop's width / height.
         hflip: probability of a horizontal flip.
         interpolation: filter of the crop; "random" chooses bilinear or bicubic for each image.
         rand_augment: None disables RandAugment.
@@ -53,6 +54,7 @@ class FinetuneAugment:
 
     size: tuple[int, int]
     scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = 0.5
     interpolation: InterpolationChoice = "bicubic"
     rand_augment: RandAugment | None = None
@@ -82,19 +84,23 @@ class FinetuneAugment:
     def _crop(self, image: SourceImage, rng: np.random.Generator) -> Pixels:
         if max(self.size) <= TINY_SIDE:
             return padded_crop(image, self.size, rng)
-        box = random_resized_crop_box(rng.random, image.height, image.width, self.scale)
+        box = random_resized_crop_box(rng.random, image.height, image.width, self.scale, self.ratio)
         return image.crop_resize(box, self.size, draw_interpolation(self.interpolation, rng))
 
 
 def linear_probe_augment(
-    size: tuple[int, int], scale: tuple[float, float] = (0.08, 1.0), draw_box: DrawBox = clamped_crop_box
+    size: tuple[int, int],
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    draw_box: DrawBox = clamped_crop_box,
 ) -> RandomCropFlip:
     """Return the augmentation of linear probing: a random crop resized to `size` = (h, w), then a random flip.
 
     By default the crop is drawn once and clamped to the image, as in facebookresearch/mae util/crop.py; `draw_box`
-    replaces that rule. `scale` is the range of the crop's area as a fraction of the image area.
+    replaces that rule. `scale` is the range of the crop's area as a fraction of the image area, `ratio` that of its
+    width / height before it is clamped.
     """
-    return RandomCropFlip(size, scale, draw_box=draw_box)
+    return RandomCropFlip(size, scale, ratio, draw_box=draw_box)
 
 
 def evaluation_transform(

@@ -25,7 +25,8 @@ INCEPTION_STD = (0.5, 0.5, 0.5)
 Sample = dict[str, npt.NDArray[Any]]
 Transform = Callable[[SourceImage, np.random.Generator], Sample]
 InterpolationChoice: TypeAlias = Interpolation | Literal["random"]
-DrawBox = Callable[[Callable[[], float], int, int, tuple[float, float]], Box]  # (uniform, height, width, scale) -> box
+# (uniform, height, width, scale, ratio) -> box
+DrawBox = Callable[[Callable[[], float], int, int, tuple[float, float], tuple[float, float]], Box]
 
 
 def random_resized_crop_box(
@@ -58,9 +59,9 @@ def random_resized_crop_box(
             return Box(top, left, crop_height, crop_width)
     crop_height, crop_width = height, width
     if width / height < ratio[0]:
-        crop_height = round(width / ratio[0])
+        crop_height = max(round(width / ratio[0]), 1)
     elif width / height > ratio[1]:
-        crop_width = round(height * ratio[1])
+        crop_width = max(round(height * ratio[1]), 1)
     return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
 
 
@@ -132,6 +133,7 @@ class RandomCropFlip:
     Attributes:
         size: output size (h, w).
         scale: range of the crop's area as a fraction of the image area.
+        ratio: range of the crop's width / height.
         hflip: probability of a horizontal flip.
         interpolation: filter of the crop.
         draw_box: `random_resized_crop_box` or `clamped_crop_box`.
@@ -139,13 +141,14 @@ class RandomCropFlip:
 
     size: tuple[int, int]
     scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = 0.5
     interpolation: Interpolation = "bicubic"
     draw_box: DrawBox = random_resized_crop_box
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
         """Crop and flip an image; `rng` draws first the box, then the flip."""
-        box = self.draw_box(rng.random, image.height, image.width, self.scale)
+        box = self.draw_box(rng.random, image.height, image.width, self.scale, self.ratio)
         flip = rng.random() < self.hflip
         pixels = image.crop_resize(box, self.size, self.interpolation)
         return {"image": flip_horizontal(pixels) if flip else pixels}

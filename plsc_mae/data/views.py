@@ -55,6 +55,7 @@ class TwoViewCropFlip:
         size: size (h, w) of the network's view.
         tokenizer_size: size (h2, w2) of the tokenizer's view; None without a tokenizer.
         scale: range of the crop's area as a fraction of the image area.
+        ratio: range of the crop's width / height.
         hflip: probability of a horizontal flip.
         color_jitter: strength of the brightness, contrast and saturation jitter; 0 disables it.
         interpolation: filter of the network's view; "random" chooses bilinear or bicubic for each image.
@@ -64,6 +65,7 @@ class TwoViewCropFlip:
     size: tuple[int, int]
     tokenizer_size: tuple[int, int] | None
     scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     hflip: float = 0.5
     color_jitter: float = 0.0
     interpolation: InterpolationChoice = "bicubic"
@@ -74,7 +76,7 @@ class TwoViewCropFlip:
         if self.color_jitter > 0:
             image = color_jitter(image, self.color_jitter, rng)
         flip = rng.random() < self.hflip
-        box = random_resized_crop_box(rng.random, image.height, image.width, self.scale)
+        box = random_resized_crop_box(rng.random, image.height, image.width, self.scale, self.ratio)
         interpolation = draw_interpolation(self.interpolation, rng)
         if not flip:
             return self._views(image, box, interpolation)

@@ -308,6 +308,7 @@ class CAE(Method[CAEConfig]):
             config.image_size,
             self._tokenizer_view(config),
             scale=(config.crop_min_size, config.crop_max_size),
+            ratio=config.crop_ratio,
             color_jitter=config.color_jitter if config.is_rgb else 0.0,
             interpolation=config.train_interpolation,
             tokenizer_interpolation=config.second_interpolation,

@@ -250,25 +250,38 @@ class WithMixSeed:
         return {**self.transform(image, rng), MIX_SEED: np.asarray(rng.integers(2**62), np.int64)}
 
 
+def crops_by_area(config: ClassifyConfig) -> bool:
+    """Return whether training images get crops of random area and aspect ratio, see --crop_scale and --crop_ratio.
+
+    Small inputs of fine-tuning are padded and cropped instead; --cache_features encodes the evaluation crop.
+    """
+    if isinstance(config, FinetuneConfig):
+        return max(config.image_size) > TINY_SIDE
+    return not (isinstance(config, LinprobeConfig) and config.cache_features)
+
+
 def train_transform(config: ClassifyConfig) -> Transform:
     """Return the augmentation of training images: `FinetuneAugment`, or a crop and flip in linear probing.
 
     With mixup or CutMix, the samples also have a `MIX_SEED`.
 
     Raises:
-        ConfigError: --crop_scale is set, but inputs of this size are not cropped by area; --aa is not a valid policy.
+        ConfigError: --crop_scale or --crop_ratio is set, but inputs of this size are not cropped by area; --aa is not a
+            valid policy.
     """
     size = config.image_size
     if not isinstance(config, FinetuneConfig):
-        return linear_probe_augment(size, config.crop_scale, load_recipe(config.method).probe_crop)
-    if max(size) <= TINY_SIDE and config.crop_scale != type(config).crop_scale:
-        raise ConfigError(
-            f"{flag('crop_scale')} has no effect on inputs of up to {TINY_SIDE} pixels, which are padded and cropped "
-            "without resizing; leave it out"
-        )
+        return linear_probe_augment(size, config.crop_scale, config.crop_ratio, load_recipe(config.method).probe_crop)
+    for name in ("crop_scale", "crop_ratio"):
+        if not crops_by_area(config) and getattr(config, name) != getattr(type(config), name):
+            raise ConfigError(
+                f"{flag(name)} has no effect on inputs of up to {TINY_SIDE} pixels, which are padded and cropped "
+                "without resizing; leave it out"
+            )
     augment = FinetuneAugment(
         size,
         config.crop_scale,
+        config.crop_ratio,
         interpolation=config.train_interpolation,
         rand_augment=_rand_augment(config),
         color_jitter=config.color_jitter or 0.0,

@@ -291,7 +291,9 @@ class AutoencoderMethod(Method[AutoencoderT]):
 
     def train_transform(self, config: AutoencoderT) -> WithNoise:
         """Return the transform to a random resized crop, randomly flipped, and the noise of a mask."""
-        crop = RandomCropFlip(config.image_size, config.crop_scale, self.hflip(config), self.interpolation)
+        crop = RandomCropFlip(
+            config.image_size, config.crop_scale, config.crop_ratio, self.hflip(config), self.interpolation
+        )
         return WithNoise(crop, self._num_patches(config))
 
     def view_transform(self, config: AutoencoderT) -> WithNoise:

@@ -221,7 +221,8 @@ class SimMIMMethod(Method[SimMIMConfig]):
 
     def train_transform(self, config: SimMIMConfig) -> WithMask:
         """Return the transform to a random resized crop, flipped with probability 0.5, and a mask."""
-        return WithMask(RandomCropFlip(config.image_size, config.crop_scale, 0.5, "bilinear"), self._masks(config))
+        crop = RandomCropFlip(config.image_size, config.crop_scale, config.crop_ratio, 0.5, "bilinear")
+        return WithMask(crop, self._masks(config))
 
     def view_transform(self, config: SimMIMConfig) -> WithMask:
         """Return the transform to the largest center crop, and a mask."""

@@ -1,13 +1,19 @@
-"""Checks of a recipe against the size of the data: values that suit large data sets can fail on small ones."""
+"""Checks of a recipe against the data: values that suit large data sets, or square images, can fail on others."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 
-from plsc_mae.config import LinprobeConfig, TrainingConfig
+from plsc_mae.config import ClassifyConfig, LinprobeConfig, TrainingConfig
 from plsc_mae.config.training import UpdateScheduleOptions
+from plsc_mae.data.listing import ImageList
+from plsc_mae.data.sequence import SequenceImages
+from plsc_mae.data.shapes import fitting_crop_ratio, fitting_input_size, sampled_sizes, typical_shape
 from plsc_mae.errors import ConfigError, remedies
+from plsc_mae.loading import pixel_settings
+from plsc_mae.models.registry import find_variant
 from plsc_mae.optim import Schedule, scaled_lr
 from plsc_mae.optim.lars import TRUST_COEFFICIENT
 from plsc_mae.train.scaling import scales_with_batch
@@ -63,6 +69,47 @@ def warn_of_default_network(config: TrainingConfig, n_parameters: int) -> None:
             "or a recipe with one from `plsc-mae configs`",
             *(config.model, in_millions(n_parameters)),
         )
+
+
+def warn_of_shape(config: TrainingConfig, images: ImageList) -> None:
+    """Log a warning if the images are typically far from square and no crop of training can hold a whole one.
+
+    Only the headers of a few images are read. There is no warning with --tile, which crops from squares, nor for images
+    in memory, which could be slow to read.
+    """
+    if config.tile or isinstance(images, SequenceImages):
+        return
+    sizes = sampled_sizes(images, pixel_settings.settled_format(config))
+    shape = typical_shape(sizes) if sizes else None
+    low, high = config.crop_ratio
+    if shape is None or not shape.is_far_from_square or low <= shape.ratio <= high:
+        return
+    center = isinstance(config, ClassifyConfig) and not _suits(config.image_size, shape.ratio)
+    logger.warning(
+        "the images are typically %s, but crops of training have a width / height of %.3g to %.3g: none holds a whole "
+        "image%s; to train on whole images, give %s",
+        *(shape, low, high, ", and evaluation sees the center only" if center else ""),
+        " ".join(_options_of_shape(config, shape.ratio)),
+    )
+
+
+def _suits(size: tuple[int, int], ratio: float) -> bool:
+    """Return whether an input of `size` = (h, w) has about the width / height `ratio`."""
+    low, high = fitting_crop_ratio(ratio)
+    return low <= size[1] / size[0] <= high
+
+
+def _options_of_shape(config: TrainingConfig, ratio: float) -> Iterator[str]:
+    """Yield the options with which crops, input and evaluation suit images of a width / height of `ratio`."""
+    if not _suits(config.image_size, ratio):
+        patch_size = config.patch_size or int(find_variant(config.model).arguments["patch_size"])
+        side = math.lcm(patch_size, config.mask_cell)
+        height, width = fitting_input_size(ratio, math.prod(config.image_size) // side**2, side)
+        yield f"--input_size {height} {width}"
+    low, high = fitting_crop_ratio(ratio)
+    yield f"--crop_ratio {low:g} {high:g}"
+    if isinstance(config, ClassifyConfig) and config.crop_pct != 1:
+        yield "--crop_pct 1"
 
 
 def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, updates_per_epoch: int) -> None:

@@ -22,8 +22,16 @@ pytestmark = [pytest.mark.compat, pytest.mark.once]
         ([(9, 8)], ["--input_size 16 --patch_size 4"]),
         ([(100, 99)], ["--input_size 96 --patch_size 8"]),
         ([(6000, 4000)], ["prepare-data DIR DST --short 320", "--tile 512"]),
-        ([(900, 300)], ["3.0 times as wide as high", "--tile 300", "--input_size H W"]),
-        ([(300, 900)], ["3.0 times as high as wide", "--tile 300", "--input_size H W"]),
+        (
+            [(900, 400)],
+            [
+                "2.2 times as wide as high",
+                "--tile 400",
+                "`plsc-mae pretrain --input_size 144 320 --crop_ratio 1.8 2.8`",
+                "`plsc-mae finetune --input_size 144 320 --crop_ratio 1.8 2.8 --crop_pct 1`",
+            ],
+        ),
+        ([(300, 900)], ["3.0 times as high as wide", "--tile 300", "--input_size 384 128 --crop_ratio 0.27 0.42"]),
     ],
 )
 def test_advice_for_sizes(sizes, advice):
@@ -32,7 +40,7 @@ def test_advice_for_sizes(sizes, advice):
     assert bool(lines) == bool(advice)
     for line in lines:
         for command in line.split("`")[1::2]:
-            _, name, *words = shlex.split(command.replace("H W", "112 224"))
+            _, name, *words = shlex.split(command)
             parse(words, COMMANDS[name].configs, prog=name, positional=COMMANDS[name].positional)
 
 

@@ -150,6 +150,9 @@ def test_a_probe_through_the_fine_tuning_command_has_no_rand_augment_by_default(
         (LINPROBE, "--crop_scale 0 1", "--crop_scale must lie in (0, 1], got 0"),
         (FINETUNE, "--cutmix_minmax 0.8 0.2", "--cutmix_minmax 0.8 0.2: the smallest value exceeds the largest"),
         (LINPROBE, "--cache_features --crop_scale 0.5 1", "--crop_scale has no effect with --cache_features"),
+        (FINETUNE, "--crop_ratio 2.8 1.8", "--crop_ratio 2.8 1.8: the smallest value exceeds the largest"),
+        (FINETUNE, "--crop_ratio 0 1", "--crop_ratio must lie in (0, inf), got 0"),
+        (LINPROBE, "--cache_features --crop_ratio 1.8 2.8", "--crop_ratio has no effect with --cache_features"),
         (LINPROBE, "--method mae_pytorch", "unknown method 'mae_pytorch'"),
     ],
 )

@@ -27,6 +27,7 @@ OPTIONS = {
         "--gpus 2": "plsc-mae launch",
         "--nb_classes 10": "option of finetune and linprobe, not of pretrain",
         "-o learning_rate=1": "'lr' or 'blr'",
+        "--ratio 1.8 2.8": "did you mean 'crop_ratio' or 'mask_ratio'?",
     },
     "finetune": {
         "--num_classes 10": "'nb_classes'",
@@ -35,6 +36,7 @@ OPTIONS = {
         "--mask_ratio 0.5": "option of pretrain, not of finetune",
         "--test_only": "'eval'",
         "--scale 0.5 1": "'crop_scale'",
+        "--ratio 1.8 2.8": "did you mean 'crop_ratio'?",
     },
     "knn": {"--output_dir DIR": "'save_path'", "--checkpoint FILE": "'model_path'", "--k 5": "'nb_knn'"},
     "reconstruct": {"--data_path DIR": "'img_path'", "--checkpoint FILE": "'model_path'"},

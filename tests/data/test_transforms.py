@@ -93,6 +93,36 @@ def test_crop_boxes_lie_inside(height, width, draw_box):
         assert box.width > 0
 
 
+@pytest.mark.parametrize("draw_box", [random_resized_crop_box, clamped_crop_box])
+@pytest.mark.parametrize("ratio", [(0.01, 0.02), (1.8, 2.8), (300.0, 400.0)])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 100), (100, 1), (400, 900)])
+def test_crop_boxes_of_any_aspect_ratio_lie_inside_and_are_not_empty(height, width, ratio, draw_box):
+    for index in range(50):
+        box = draw_box(sample_rng(0, 0, index).random, height, width, (0.2, 1.0), ratio)
+        assert 0 <= box.top < box.top + box.height <= height
+        assert 0 <= box.left < box.left + box.width <= width
+
+
+def test_crops_have_the_aspect_ratios_of_the_range():
+    for index in range(500):
+        box = random_resized_crop_box(sample_rng(0, 0, index).random, 400, 900, (0.2, 1.0), (1.8, 2.8))
+        # Each side is rounded to whole pixels; crops are at least 150 pixels high.
+        assert 1.8 - 0.02 <= box.width / box.height <= 2.8 + 0.02
+
+
+@pytest.mark.parametrize("draw_box", [random_resized_crop_box, clamped_crop_box])
+def test_wide_crops_can_hold_nearly_the_whole_of_a_wide_picture(draw_box):
+    boxes = [draw_box(sample_rng(0, 0, i).random, 400, 900, (0.6, 1.0), (1.8, 2.8)) for i in range(500)]
+    assert max(box.height * box.width for box in boxes) > 0.98 * 400 * 900
+    assert any(box.left == 0 for box in boxes)
+    assert any(box.left + box.width == 900 for box in boxes)
+
+
+def test_crops_of_the_default_range_lose_an_end_of_a_wide_picture():
+    boxes = [random_resized_crop_box(sample_rng(0, 0, index).random, 400, 900) for index in range(500)]
+    assert max(box.width for box in boxes) <= 534  # 4/3 of the height, rounded
+
+
 def test_crops_and_flips_are_torchvisions(recorded):
     arrays, files = recorded
     crops = [case for case in arrays.meta["cases"] if "case" in case]

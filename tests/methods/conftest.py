@@ -9,6 +9,9 @@ import paddle
 import pytest
 
 from plsc_mae.config import CAEConfig
+from plsc_mae.data.decode import Box, SourceImage
+from plsc_mae.data.seeding import sample_rng
+from plsc_mae.data.transforms import Transform
 from plsc_mae.methods import load_method
 from plsc_mae.models.dalle import DalleDecoder, DalleEncoder, random_init
 
@@ -64,6 +67,30 @@ def tokenizer(tmp_path):
         return str(tmp_path), networks["encoder_weight.pd"]
 
     return write
+
+
+class _Blank(SourceImage):
+    """A black image that records the boxes of its crops."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.path, self.height, self.width, self.boxes = "blank.png", height, width, []
+
+    def crop_resize(self, box, size, interpolation="bicubic"):
+        self.boxes.append(box)
+        return np.zeros((*size, 3), np.uint8)
+
+
+@pytest.fixture
+def cropped_boxes():
+    """Return a function that returns the boxes that a transform crops from 100 images of one size."""
+
+    def crop(transform: Transform, height: int = 1000, width: int = 1000) -> list[Box]:
+        image = _Blank(height, width)
+        for index in range(100):
+            transform(image, sample_rng(0, 0, index))
+        return image.boxes
+
+    return crop
 
 
 @pytest.fixture

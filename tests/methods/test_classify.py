@@ -162,10 +162,22 @@ def test_the_crop_of_training(phase):
     assert (crops["default"] != crops["half"]).any()
 
 
-def test_small_inputs_have_no_crop_by_area():
-    with pytest.raises(ConfigError, match="crop_scale has no effect on inputs of up to 32 pixels"):
-        train_transform(config(FINETUNE, "mae", crop_scale=(0.5, 1.0)))
-    assert train_transform(config(LINPROBE, "mae", crop_scale=(0.5, 1.0))).scale == (0.5, 1.0)
+@pytest.mark.parametrize("name", ["crop_scale", "crop_ratio"])
+def test_small_inputs_have_no_crop_by_area(name):
+    with pytest.raises(ConfigError, match=f"{name} has no effect on inputs of up to 32 pixels"):
+        train_transform(config(FINETUNE, "mae", **{name: (0.5, 1.0)}))
+    transform = train_transform(config(LINPROBE, "mae", **{name: (0.5, 1.0)}))
+    assert getattr(transform, name.removeprefix("crop_")) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("phase", [FINETUNE, LINPROBE])
+@pytest.mark.parametrize("method", ["mae", "cae", "mae_priv", "simmim"])
+def test_the_aspect_ratio_of_the_crop(phase, method, cropped_boxes):
+    options = {"input_size": (48,), "crop_scale": (0.1, 0.3), "crop_ratio": (1.8, 2.8)}  # larger crops would be clamped
+    ratios = [box.width / box.height for box in cropped_boxes(train_transform(config(phase, method, **options)))]
+    assert len(ratios) == 100
+    assert min(ratios) > 1.79  # sides of 190 pixels and more are rounded to whole ones
+    assert max(ratios) < 2.82
 
 
 def test_batches_are_mixed_by_their_first_sample():

@@ -7,13 +7,18 @@ import logging
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from plsc_mae.commands import classify
 from plsc_mae.config import FINETUNE, LINPROBE, PRETRAIN
+from plsc_mae.config.resolve import parse
+from plsc_mae.data.listing import list_images
+from plsc_mae.data.sequence import sequence_images
 from plsc_mae.errors import ConfigError
+from plsc_mae.methods import load_method
 from plsc_mae.methods.label_kinds import Classes, LabelSets, Numbers
 from plsc_mae.optim.schedule import by_epochs
-from plsc_mae.train.plausibility import check_accumulation, warn_of_default_network, warn_of_schedule
+from plsc_mae.train.plausibility import check_accumulation, warn_of_default_network, warn_of_schedule, warn_of_shape
 
 pytestmark = pytest.mark.compat
 MAE = PRETRAIN["mae"](batch_size=20, epochs=400)
@@ -172,4 +177,68 @@ def test_a_classifier_at_chance_is_warned_of(heard, kind, count):
 
 def test_of_images_of_one_class_nothing_is_said(heard):
     classify.warn_of_chance(FINETUNE["mae"](), Classes(), 100.0, np.zeros(20, np.int64))
+    assert heard.text == ""
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Return a function that writes pictures of one size and lists them."""
+
+    def write(width: int, height: int):
+        for i in range(5):
+            Image.new("L", (width, height)).save(tmp_path / f"{i}.png")
+        return list_images(tmp_path, "train")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "advice"),
+    [
+        (MAE, (900, 400), "give --input_size 144 320 --crop_ratio 1.8 2.8\n"),
+        (MAE, (400, 900), "give --input_size 320 144 --crop_ratio 0.36 0.56\n"),
+        (PRETRAIN["simmim"](), (900, 400), "give --input_size 160 352 --crop_ratio 1.8 2.8\n"),  # cells of 32 pixels
+        (PRETRAIN["mae"](model="mae_vit_huge_patch14"), (900, 400), "give --input_size 154 350 --crop_ratio 1.8 2.8\n"),
+        (dataclasses.replace(MAE, input_size=(128, 288)), (900, 400), "give --crop_ratio 1.8 2.8\n"),
+        (FINETUNE["mae"](), (900, 400), "give --input_size 144 320 --crop_ratio 1.8 2.8 --crop_pct 1\n"),
+        (LINPROBE["mae"](input_size=(144, 320), crop_pct=1.0), (900, 400), "give --crop_ratio 1.8 2.8\n"),
+    ],
+)
+def test_crops_that_cannot_hold_a_whole_image(heard, pictures, config, size, advice):
+    warn_of_shape(config, pictures(*size))
+    (record,) = heard.records
+    assert f"{size[0]} x {size[1]} (width x height)" in record.getMessage()
+    assert "0.75 to 1.33" in record.getMessage()
+    assert f"{record.getMessage()}\n".endswith(advice)
+    center = isinstance(config, (FINETUNE["mae"], LINPROBE["mae"])) and "--input_size" in advice
+    assert ("evaluation sees the center only" in record.getMessage()) == center
+
+    # The options of the advice fit the method, and settle the matter.
+    words = [f"--{name} {value}" for name, value in (("method", config.method), ("model", config.model))]
+    heard.clear()
+    configs = next(found for found in (PRETRAIN, FINETUNE, LINPROBE) if isinstance(config, found[config.method]))
+    given = parse([*" ".join([*words, advice.removeprefix("give ")]).split()], configs, prog="")
+    assert load_method(config.method).train_transform(given) if configs is PRETRAIN else True
+    warn_of_shape(given, list_images(pictures(*size).root, "train"))
+    assert heard.text == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, (500, 375)),
+        ({}, (790, 400)),
+        ({"crop_ratio": (1.8, 2.8)}, (900, 400)),
+        ({"tile": 400}, (900, 400)),  # crops come from squares
+    ],
+)
+def test_crops_that_suit_the_images(heard, pictures, options, size):
+    warn_of_shape(dataclasses.replace(MAE, **options), pictures(*size))
+    assert heard.text == ""
+
+
+def test_images_that_cannot_be_read_have_no_shape(heard, tmp_path):
+    (tmp_path / "0.png").write_bytes(b"no image")
+    warn_of_shape(MAE, list_images(tmp_path, "train"))
+    warn_of_shape(MAE, sequence_images([np.zeros((40, 90, 3), np.uint8)], "data", labeled=False))
     assert heard.text == ""
