@@ -111,8 +111,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     require_network(config.model, CLASSIFIER)
     trained = _read_trained(config) if config.eval else None
     stored = trained.checkpoint if trained else read_start(config, start.checkpoint)
-    if stored is not None:
-        config = settle_sizes(config, stored)
+    config = config if stored is None else settle_sizes(config, stored)
     check_network(config)
     evaluated: Iterator[EvaluationPart] = iter(())
     if trained is None:
@@ -130,10 +129,10 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
         logger.info("%s", left_out)
     paddle.seed(config.seed)
     model = build_classifier(config, images.num_classes, **parts_of_start(config, stored))
-    if trained is not None:
-        _load_trained(model, config, trained)
-    else:
+    if trained is None:
         _load_start(model, config, start.checkpoint, stored, images.class_order)
+    else:
+        _load_trained(model, config, trained)
     del trained, stored  # all tensors of the file
     share_network(model, config, world)
     if world.pipeline.size > 1:

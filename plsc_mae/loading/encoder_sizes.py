@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from plsc_mae.config import PHASES, ClassifyConfig
 from plsc_mae.errors import CheckpointError, ConfigError, flag
@@ -25,11 +25,12 @@ from plsc_mae.weights.dialects.encoder import infer_encoder
 
 logger = logging.getLogger(__name__)
 
+ConfigT = TypeVar("ConfigT", bound=ClassifyConfig)
 Sizes = dict[str, Any]  # {option: value}, in the order of ENCODER_SIZES
 _INSPECT = "`plsc-mae weights inspect FILE` prints the whole command"
 
 
-def settle_sizes(config: ClassifyConfig, stored: Checkpoint) -> ClassifyConfig:
+def settle_sizes(config: ConfigT, stored: Checkpoint) -> ConfigT:
     """Return the config of a classifier with the sizes of the encoder in a file, and log those that it did not have.
 
     If the sizes are those of --model and the other options, the config is returned unchanged. Otherwise those that the
@@ -116,10 +117,8 @@ def _refuse_contradictions(config: ClassifyConfig, stored: Checkpoint, found: Si
     if given:
         theirs = {name: found[name] for name in given}
         verb, them = ("contradicts", "it") if len(given) == 1 else ("contradict", "them")
-        optional = f", or leave {them} out" if _stores_sizes(stored) else ""
-        raise CheckpointError(
-            f"{_flags(given)} {verb} {stored.path}, whose encoder has {_listed(theirs)}; give {_flags(theirs)}{optional}"
-        )
+        remedy = f"give {_flags(theirs)}" + (f", or leave {them} out" if _stores_sizes(stored) else "")
+        raise CheckpointError(f"{_flags(given)} {verb} {stored.path}, whose encoder has {_listed(theirs)}; {remedy}")
 
 
 def _refuse_other_network(config: ClassifyConfig, stored: Checkpoint, found: Sizes) -> None:

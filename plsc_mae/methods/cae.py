@@ -248,7 +248,14 @@ class CAE(Method[CAEConfig]):
             ConfigError: see `Method.build_task`.
             CheckpointError: see `Method.build_task`.
         """
-        self._check(config)
+        require_network(config.model, registry.CAE)
+        if not config.is_rgb and config.target_mode == "clusterID":
+            raise ConfigError(
+                f"the tokenizer reads 8-bit RGB, but the number of channels is {config.channels}"
+                f"{', of chosen bands' if config.bands else ''}; predict pixels with {flag('target_mode')} rgb, or "
+                "train MAE or SimMIM"
+            )
+        self._tokenizer_size(config)
         target = build_target(config, self.normalize(config), self._patch_size(config))
         task = self._task(config, target)
         if config.discrete_vae_type == "random_init" and config.target_mode == "clusterID":
@@ -266,22 +273,11 @@ class CAE(Method[CAEConfig]):
 
     def sketch_task(self, config: CAEConfig) -> CAETask:
         """Build the Task without reading files; the tokenizer or the vectors of target_mode random are random."""
-        self._check(config)
-        named = dataclasses.replace(
-            config, discrete_vae_type="random_init", discrete_vae_dtype="auto", target_path=None
-        )
-        return self._task(config, build_target(named, self.normalize(config), self._patch_size(config)))
-
-    def _check(self, config: CAEConfig) -> None:
-        """Raise ConfigError for options that name no network of CAE, or do not fit the tokenizer."""
         require_network(config.model, registry.CAE)
-        if not config.is_rgb and config.target_mode == "clusterID":
-            raise ConfigError(
-                f"the tokenizer reads 8-bit RGB, but the number of channels is {config.channels}"
-                f"{', of chosen bands' if config.bands else ''}; predict pixels with {flag('target_mode')} rgb, or "
-                "train MAE or SimMIM"
-            )
         self._tokenizer_size(config)
+        files: dict[str, Any] = {"discrete_vae_weight_path": "", "target_path": None}
+        named = dataclasses.replace(config, discrete_vae_type="random_init", discrete_vae_dtype="auto", **files)
+        return self._task(config, build_target(named, self.normalize(config), self._patch_size(config)))
 
     def _task(self, config: CAEConfig, target: Target) -> CAETask:
         model = self._model(config, target.num_classes)

@@ -58,8 +58,9 @@ def sketch(config: TrainingConfig) -> Sketch:
     with paddle.LazyGuard():
         if isinstance(config, PretrainConfig):
             return _pretraining(config)
-        assert isinstance(config, ClassifyConfig)
-        return _classifier(config)
+        if isinstance(config, ClassifyConfig):
+            return _classifier(config)
+    raise TypeError(f"{type(config).__name__} has no network")
 
 
 def _pretraining(config: PretrainConfig) -> Sketch:
