@@ -43,9 +43,9 @@ def settle_sizes(config: ConfigT, stored: Checkpoint) -> ConfigT:
 
     Raises:
         ConfigError: the options name no classifier, or --input_size does not fit the file's patches.
-        CheckpointError: the file holds no encoder that plsc_mae can build, its sizes contradict options that the user
-            set, or they differ and the file cannot determine all of them; or it was
-            trained by a method with another kind of network, and --model is not set.
+        CheckpointError: the file holds no encoder that plsc_mae can build; its sizes contradict options that the user
+            set; they differ, and the file does not determine all of them; or they are those of another registered
+            network than --model.
     """
     require_network(config.model, CLASSIFIER)
     found, own = _sizes_in(stored, config), _sizes_of(config)
@@ -57,23 +57,19 @@ def settle_sizes(config: ConfigT, stored: Checkpoint) -> ConfigT:
     _refuse_contradictions(config, stored, found, differing)
     nearest = load_recipe(config.method).size_options(found)
     if not _stores_sizes(stored):
-        raise CheckpointError(f"{_describe(stored, found, differing, config.model)}; {_remedy(nearest, stored)}")
+        raise CheckpointError(f"{_describe(stored, found, differing, config.model)}; {_remedy(nearest)}")
     if config.sets("model"):
-        if len(nearest) == 1 and differing.keys() != {"num_heads"}:
-            raise CheckpointError(
-                f"{_describe(stored, found, differing, config.model)}; give {flag('model')} {nearest['model']}, or "
-                f"leave {flag('model')} out"
-            )
+        _refuse_other_model(config, stored, found, differing, nearest)
         taken = differing
     else:
         _refuse_other_network(config, stored, found)
-        taken = {name: value for name, value in nearest.items() if getattr(config, name) != value}
+        taken = {name: nearest[name] for name in nearest if nearest[name] != getattr(config, name)}
         taken = {name: value for name, value in taken.items() if not config.sets(name)}
     if taken.keys() - {"model"} and not config.sets("input_size"):
         taken["input_size"] = tuple(stored.meta["args"]["input_size"])
     settled = dataclasses.replace(config, **taken)
     _require_whole_patches(settled, stored)
-    logger.info("from %s: %s", stored.path, ", ".join(f"{name} {_text(value)}" for name, value in taken.items()))
+    logger.info("from %s: %s", stored.path, _listed(taken))
     return settled
 
 
@@ -121,6 +117,17 @@ def _refuse_contradictions(config: ClassifyConfig, stored: Checkpoint, found: Si
         raise CheckpointError(f"{_flags(given)} {verb} {stored.path}, whose encoder has {_listed(theirs)}; {remedy}")
 
 
+def _refuse_other_model(
+    config: ClassifyConfig, stored: Checkpoint, found: Sizes, differing: Sizes, nearest: Sizes
+) -> None:
+    """Raise CheckpointError if the file has the shapes of a registered network other than --model."""
+    if len(nearest) == 1 and differing.keys() != {"num_heads"}:
+        raise CheckpointError(
+            f"{_describe(stored, found, differing, config.model)}; give {flag('model')} {nearest['model']}, or leave "
+            f"{flag('model')} out"
+        )
+
+
 def _refuse_other_network(config: ClassifyConfig, stored: Checkpoint, found: Sizes) -> None:
     """Raise CheckpointError if a method with another kind of network has trained the file of a run without --model."""
     name = stored.meta["method"]
@@ -138,7 +145,7 @@ def _describe(stored: Checkpoint, found: Sizes, differing: Sizes, model: str) ->
     return f"{stored.path} has an encoder of {_listed(theirs)}, but {model} has {_listed(ours)}"
 
 
-def _remedy(options: Mapping[str, Any], stored: Checkpoint) -> str:
+def _remedy(options: Mapping[str, Any]) -> str:
     """Return the advice for a file that does not determine all sizes."""
     text = f"for its sizes give {_flags(options)}"
     if options.get("num_heads", 1) is None:
