@@ -45,8 +45,7 @@ class ClassifyConfig(TrainingConfig):
 
     finetune: str = _classifier(
         "",
-        "checkpoint of pre-training to start from; if plsc_mae wrote it, the encoder's sizes come from it unless they "
-        "are given [random weights]",
+        "checkpoint of pre-training to start from; one of plsc_mae gives its sizes too [random weights]",
         metavar="FILE",
     )
     nb_classes: int | None = _classifier(None, "number of classes [as in the data]", within="[1, inf)")
