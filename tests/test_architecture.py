@@ -49,7 +49,7 @@ NOTHING_BUT = {
     "config": {"errors", "file_kinds"},
     "models": {"masking", "losses", "errors"},
     "data": {"errors", "file_kinds", "files", "names", "wording"},
-    "weights": {"errors", "file_kinds", "files"},
+    "weights": {"errors", "file_kinds", "files", "wording"},
     "program": {"cli", "__main__", "config"},
 }
 # Programs that wrap or build parts of the package to count or time what they do.

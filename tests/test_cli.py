@@ -70,6 +70,15 @@ MISTAKES = {
     "unknown model": (f"{RUN} --model mae_vit_bas_patch16", "did you mean mae_vit_base_patch16"),
     "nothing to train": (f"{RUN} --start_epoch 400 --epochs 400", "start_epoch (400) leaves nothing of --epochs 400"),
     "sizes at odds": (f"{RUN} --input_size 33", "input_size 33 is not a multiple of patch_size 8; use 32 or 40"),
+    "sizes before a missing folder": (
+        f"{RUN} --data_path PLACE/none --embed_dim 34",
+        "embed_dim 34 must be a multiple",
+    ),
+    "model before a missing folder": (f"{RUN} --data_path PLACE/none --model mae_vit_bas", "did you mean mae_vit_base"),
+    "sizes before a bad image": (
+        f"{RUN} --data_path PLACE/fake --batch_size 1 --mask_ratio 0.999",
+        "--mask_ratio 0.999 leaves 0 of 16 patches visible",
+    ),
     "a used folder": (OLD, "--output_dir PLACE/run holds checkpoint-1.pd and 1 other checkpoint and the logs"),
     "two beginnings": (f"{OLD} --overwrite --resume PLACE/run/checkpoint-0.pd", "leave one of them out"),
     "no data path": (f"{TINY} --output_dir PLACE/new", "--data_path is required"),

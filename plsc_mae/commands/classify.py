@@ -37,11 +37,13 @@ from plsc_mae.loading.class_names import Head, read_head
 from plsc_mae.loading.classifier_weights import (
     load_classifier_weights,
     parts_of_start,
+    read_start,
     start_from_pretraining,
     warn_of_eps,
     warn_of_statistics,
 )
 from plsc_mae.loading.contents import base_of
+from plsc_mae.loading.encoder_sizes import settle_sizes
 from plsc_mae.loading.eval_sets import EvaluationPart
 from plsc_mae.methods.classify import (
     ClassifyTask,
@@ -53,11 +55,13 @@ from plsc_mae.methods.classify import (
 from plsc_mae.methods.label_kinds import LabelKind, stored_kind
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
+from plsc_mae.models.registry import CLASSIFIER, require_network
 from plsc_mae.parallel.world import World
 from plsc_mae.pipeline.schedule import Line
 from plsc_mae.pipeline.stages import check_pipeline_options, keep_stage, stages_by_cost
 from plsc_mae.pipeline.task import PipelinedTask
 from plsc_mae.plan.run_memory import planned_memory
+from plsc_mae.plan.sketch import check_network
 from plsc_mae.train.announcements import announce_command
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.checkpoint.run_record import RunRecord
@@ -111,7 +115,11 @@ def train(config: ClassifyConfig, given: GivenImages) -> Mapping[str, float]:
 
 
 def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[str, float]:
+    require_network(config.model, CLASSIFIER)
     trained = _read_trained(config) if config.eval else None
+    stored = trained.checkpoint if trained else read_start(config, start.checkpoint)
+    config = config if stored is None else settle_sizes(config, stored)
+    check_network(config)
     evaluated: Iterator[EvaluationPart] = iter(())
     if trained is None:
         images = find_training_images(config, given)
@@ -127,10 +135,12 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     if not config.eval and (left_out := left_out_augmentations(config)):
         logger.info("%s", left_out)
     paddle.seed(config.seed)
-    parts = parts_of_start(config, trained.checkpoint if trained else start.checkpoint)
-    model = build_classifier(config, images.num_classes, **parts)
-    _load(model, config, trained or start.checkpoint, images.class_order)
-    del trained  # all tensors of the file
+    model = build_classifier(config, images.num_classes, **parts_of_start(config, stored))
+    if trained is None:
+        _load_start(model, config, start.checkpoint, stored, images.class_order)
+    else:
+        _load_trained(model, config, trained)
+    del trained, stored  # all tensors of the file
     share_network(model, config, world)
     if world.pipeline.size > 1:
         _keep_stage(model, config, world)
@@ -231,23 +241,32 @@ def _only_evaluated(part: EvaluationPart, trained: Trained) -> Images:
     return Images(None, part.images, trained.head.outputs, ClassOrder(), trained.kind)
 
 
-def _load(model: ImageClassifier, config: ClassifyConfig, source: Trained | Path | None, classes: ClassOrder) -> None:
-    """Load and log the weights of the classifier to evaluate, or those that a new run starts from.
+def _load_trained(model: ImageClassifier, config: ClassifyConfig, trained: Trained) -> None:
+    """Load and log the weights of the classifier to evaluate."""
+    warn_of_eps(model.encoder, trained.checkpoint)
+    warn_of_statistics(trained.checkpoint, config)
+    logger.info("%s: %s", trained.head.source, load_classifier_weights(model, trained.checkpoint))
 
-    `source` is the classifier to evaluate, the checkpoint of a resumed run, or None for a new run. The trainer restores
-    a resumed run later; only its encoder is loaded here, and only for --cache_features.
+
+def _load_start(
+    model: ImageClassifier,
+    config: ClassifyConfig,
+    resumed: Path | None,
+    stored: Checkpoint | None,
+    classes: ClassOrder,
+) -> None:
+    """Load and log the weights that a run starts from.
+
+    `stored` is the content of its file, None for random weights. `resumed` is the checkpoint of a resumed run, None for
+    a new one. The trainer restores a resumed run later; only its encoder is loaded here, and only for --cache_features.
     """
-    if isinstance(source, Trained):
-        warn_of_eps(model.encoder, source.checkpoint)
-        warn_of_statistics(source.checkpoint, config)
-        logger.info("%s: %s", source.head.source, load_classifier_weights(model, source.checkpoint))
-    elif source is not None:  # the file of --finetune may be gone
+    if resumed is not None:
         if isinstance(config, LinprobeConfig) and config.cache_features:  # encodes before the trainer restores weights
-            report = weights.load(model.encoder, source, prefix="encoder.")
+            report = weights.load(model.encoder, resumed, prefix="encoder.")
             found = counted(len(report.matched), "tensor")
-            logger.info("%s: loaded %s of the encoder, to encode every image", source, found)
-    elif config.finetune:
-        _log_start(config.finetune, start_from_pretraining(model, config, classes))
+            logger.info("%s: loaded %s of the encoder, to encode every image", resumed, found)
+    elif stored is not None:
+        _log_start(config.finetune, start_from_pretraining(model, config, classes, stored))
     else:
         logger.warning("without --finetune the encoder starts from random weights")
 

@@ -41,7 +41,7 @@ def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Pat
         steps["pictures"] = (
             f"plsc-mae reconstruct --model_path {file} --img_path {_data(config)} --save_path {pictures}{_tile(config)}"
         )
-        lines = usage_lines.training(str(checkpoint), config.method, usage_lines.sizes_of(encoder))
+        lines = usage_lines.training(str(checkpoint), config.method, usage_lines.sizes_of(encoder), stores_sizes=True)
         if "finetune" in lines:
             tuned = shlex.quote(str(folder.with_name(f"{folder.name}-finetune")))
             labeled = len(images) if len(images.classes) > 1 else 0

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from plsc_mae import runtime
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.plan import PlannedRun
 from plsc_mae.data.imagefolder import find_images
 from plsc_mae.errors import ConfigError
+from plsc_mae.loading.classifier_weights import read_start
+from plsc_mae.loading.encoder_sizes import settle_sizes
 from plsc_mae.methods.base import Task
 from plsc_mae.parallel.gpu import AMPERE, VOLTA, Capability, current_capability, has_gpu
 from plsc_mae.plan.activations import HALF
@@ -44,7 +47,7 @@ def run(config: PlannedRun) -> None:
         )
     if config.measure and config.devices * config.tensor_parallel > 1:
         raise ConfigError("--measure runs in this process, on one device; leave --devices and --tensor_parallel out")
-    config = _at_available_precision(config)
+    config = _at_available_precision(_with_stored_sizes(config))
     drawn = sketch(config)
     found = estimate(drawn, config, config.devices, capability=_capability(config))
     rows = [
@@ -67,9 +70,7 @@ def run(config: PlannedRun) -> None:
 
 def _devices(config: PlannedRun) -> str:
     kind = "process" if config.device == "cpu" else "device"
-    many = "es" if kind == "process" else "s"
-    kind += many if config.devices > 1 else ""
-    return f"{config.devices} {kind} of {_memory_of_device(config):.4g} GiB (--device_memory)"
+    return f"{counted(config.devices, kind)} of {_memory_of_device(config):.4g} GiB (--device_memory)"
 
 
 def _memory_of_device(config: PlannedRun) -> float:
@@ -77,6 +78,15 @@ def _memory_of_device(config: PlannedRun) -> float:
     if config.device_memory is not None:
         return config.device_memory
     return runtime.memory_bytes() / config.devices / GIB if config.device == "cpu" else GPU_MEMORY
+
+
+def _with_stored_sizes(config: PlannedRun) -> PlannedRun:
+    """Return `config` with the sizes that the run will take from its file of --finetune, if that exists here."""
+    if not isinstance(config, ClassifyConfig) or not config.finetune or not Path(config.finetune).exists():
+        return config
+    stored = read_start(config)
+    assert stored is not None
+    return settle_sizes(config, stored)
 
 
 def _plans_this_gpu(config: PlannedRun) -> bool:

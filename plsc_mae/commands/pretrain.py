@@ -29,6 +29,7 @@ from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.plan.run_memory import planned_memory
+from plsc_mae.plan.sketch import check_network
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.announcements import announce_command
 from plsc_mae.train.checkpoint.folder import Start, find_start
@@ -79,6 +80,8 @@ def train(config: PretrainConfig, given: GivenImages, task: Task | None = None) 
 def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task | None) -> None:
     method = load_method(config.method)
     config = settle_pixels(config, start.checkpoint or config.initial_weights or None, given.train)
+    if task is None:
+        check_network(config)
     dataset = pretraining_dataset(config, method, images=given.train)
     listed = without_repeats(dataset.images)
     knn_images = find_knn_images(config, listed, given.val) if config.knn_freq else None

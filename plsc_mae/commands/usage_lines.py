@@ -13,11 +13,8 @@ from pathlib import Path
 
 from plsc_mae.config import FINETUNE, LINPROBE
 from plsc_mae.methods import load_methods, load_recipe
-from plsc_mae.methods.contract import Sizes
-from plsc_mae.models.registry import VARIANTS
+from plsc_mae.methods.contract import DEFAULT_SIZE, Sizes
 from plsc_mae.models.vit import VisionTransformer
-
-DEFAULT_RATIO = 4.0  # hidden width of the MLPs divided by the width
 
 
 def reconstruction(path: str, parts: Mapping[str, Sizes], flags: str = "") -> dict[str, str]:
@@ -26,11 +23,15 @@ def reconstruction(path: str, parts: Mapping[str, Sizes], flags: str = "") -> di
     return {"reconstruct": f"plsc-mae reconstruct --model_path {shlex.quote(path)} --img_path DIR{heads}{flags}"}
 
 
-def training(path: str, method: str, encoder: Sizes) -> dict[str, str]:
-    """Return the lines that train a classifier from an encoder by the recipes of `method`; {} without fine-tuning."""
+def training(path: str, method: str, encoder: Sizes, *, stores_sizes: bool = False) -> dict[str, str]:
+    """Return the lines that train a classifier from an encoder by the recipes of `method`; {} without fine-tuning.
+
+    The lines name the sizes in which the encoder differs from a registered network, unless `stores_sizes` is true for a
+    file from which `loading.encoder_sizes` takes them.
+    """
     if method not in FINETUNE:
         return {}
-    start = f"{_classifier(method, encoder)} --finetune {shlex.quote(path)} --data_path DIR"
+    start = f"{_classifier(method, encoder, stores_sizes)} --finetune {shlex.quote(path)} --data_path DIR"
     uses = {"finetune": f"plsc-mae finetune {start}"}
     return uses | {"linprobe": f"plsc-mae linprobe {start}"} if method in LINPROBE else uses
 
@@ -95,19 +96,15 @@ def _heads(flag: str, part: Sizes) -> str:
     return f" --{flag} N" if "num_heads" in part and part["num_heads"] is None else ""
 
 
-def _classifier(method: str, encoder: Sizes) -> str:
+def _classifier(method: str, encoder: Sizes, stores_sizes: bool) -> str:
     """Return the options of a classifier of the encoder's sizes: the nearest --model and flags for its differences."""
     recipe = load_recipe(method)
-    wanted = {name: encoder[name] for name in ("patch_size", "embed_dim", "depth", "num_heads")}
-    named = [recipe.base_model, *fnmatch.filter(VARIANTS, recipe.models)]
-    model = min(named, key=lambda name: len(wanted.items() - VARIANTS[name].arguments.items()))
-    differing = {name: value for name, value in wanted.items() if VARIANTS[model].arguments[name] != value}
-    flags = f"--model {model}" + "".join(f" --{n} {'N' if value is None else value}" for n, value in differing.items())
-    ratio = encoder.get("mlp_ratio", DEFAULT_RATIO)
-    if ratio != DEFAULT_RATIO:
-        flags += f" --mlp_ratio {ratio}"
+    options = recipe.size_options(encoder)
     height, width = (length * encoder["patch_size"] for length in encoder["grid"])
-    if (height, width) != (224, 224):
+    if stores_sizes and len(options) > 1:  # the classifier takes them and, with them, the size of the images
+        options, height, width = {"model": options["model"]}, DEFAULT_SIZE, DEFAULT_SIZE
+    flags = " ".join(f"--{name} {'N' if value is None else value}" for name, value in options.items())
+    if (height, width) != (DEFAULT_SIZE, DEFAULT_SIZE):
         flags += f" --input_size {height}" + (f" {width}" if width != height else "")
     means_method = any(fnmatch.fnmatch(recipe.base_model, pattern) for pattern in FINETUNE[method].models)
     return ("" if means_method else f"--method {method} ") + flags + recipe.flags(encoder)

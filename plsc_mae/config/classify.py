@@ -43,7 +43,11 @@ class ClassifyConfig(TrainingConfig):
         "imagenet_default_mean_and_std": Retired("ImageNet's statistics are the default", False, granted=True),
     }
 
-    finetune: str = _classifier("", "checkpoint of pre-training to start from [random weights]", metavar="FILE")
+    finetune: str = _classifier(
+        "",
+        "checkpoint of pre-training to start from; one of plsc_mae gives its sizes too [random weights]",
+        metavar="FILE",
+    )
     nb_classes: int | None = _classifier(None, "number of classes [as in the data]", within="[1, inf)")
     classes: str = _classifier(
         "",

@@ -6,6 +6,7 @@ import argparse
 import fnmatch
 import logging
 import os
+import re
 import shutil
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from plsc_mae.config.help import Entry, Usage, render
 from plsc_mae.config.recipes import find_config
 from plsc_mae.config.schema import Value, build, coerce, options, suggest, vocabulary, without_none
 from plsc_mae.config.synonyms import hint_at_option
+from plsc_mae.config.training import GIVEN
 from plsc_mae.errors import ConfigError
 from plsc_mae.file_kinds import require_text
 
@@ -27,6 +29,8 @@ _SOURCES = [
     Entry("-c CONFIG, --config CONFIG", "YAML file of options, or a recipe's name; `plsc-mae configs` lists them"),
     Entry("-o KEY=VALUE", "one option; may be repeated"),
 ]
+_HELP = "; --help lists the options"
+_FLAG = re.compile(r"-(?![\d.])")  # a number may be negative
 _METHOD = Entry("--method NAME", "method, if --model does not determine it")
 
 
@@ -62,7 +66,7 @@ def parse(
 
     known, unknown = _parser(cls, configs, prog, positional).parse_known_args(argv)
     if unknown:
-        raise ConfigError(_surplus(unknown[0], cls, configs))
+        raise ConfigError(_surplus(unknown, cls, configs))
     flags = {name: Value(raw, f"--{name}") for name, raw in vars(known).items()}
     for source in ("config", "overrides", "method"):
         flags.pop(source, None)
@@ -150,7 +154,9 @@ def _build(cls: type, values: Mapping[str, Value]) -> Any:
     for _, reason in adapted.values():
         if reason:
             logger.info(reason)
-    return build(cls, {**values, **{name: Value(value, name) for name, (value, _) in adapted.items()}})
+    config = build(cls, {**values, **{name: Value(value, name) for name, (value, _) in adapted.items()}})
+    object.__setattr__(config, GIVEN, frozenset(given))  # the class is frozen, and this is no option
+    return config
 
 
 def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, Value]:
@@ -247,11 +253,13 @@ def _without_training_options(values: Mapping[str, Value], cls: type, path: str,
     training: set[str] = {"phase", "method"}
     for config in PHASES[phase].values():
         training |= vocabulary(config) | config.retired.keys()
-    own = vocabulary(cls)
+    own, unknown = vocabulary(cls), []
     for name, value in values.items():
         if name not in own | training:
             hint = hint_at_option(name, own | training) or suggest(name, sorted(own | training))
-            raise ConfigError(f"unknown key {value.origin!r}{hint}")
+            unknown.append(f"unknown key {value.origin!r}{hint}")
+    if unknown:
+        raise ConfigError(_joined(unknown))
     ignored = [name for name in values if name in training - own]
     if listed := [name for name in ignored if name not in ("phase", "method")]:
         logger.info("%s: ignored options of training that %s does not use: %s", path, prog, ", ".join(listed))
@@ -360,7 +368,7 @@ def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) ->
     names = {option.name for option in options(cls)}
     aliases, retired = getattr(cls, "aliases", {}), getattr(cls, "retired", {})
     negations = getattr(cls, "negations", {})
-    live = {}
+    live, unknown = {}, []
     for key, value in layer.items():
         name = aliases.get(key, key)
         if name in retired:
@@ -373,7 +381,9 @@ def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) ->
         elif name == "phase" and "" not in configs:
             _check_phase(value, cls)
         elif name != "method" or "" in configs:
-            raise ConfigError(_unknown(value.origin, key, cls, configs))
+            unknown.append(_unknown(value.origin, key, cls, configs))
+    if unknown:
+        raise ConfigError(_joined(unknown))
     return live
 
 
@@ -384,10 +394,23 @@ def _check_phase(value: Value, cls: type) -> None:
         raise ConfigError(f"{value.origin}: the file has options of '{value.raw}', but this command is '{phase}'")
 
 
-def _surplus(word: str, cls: type, configs: Mapping[str, type]) -> str:
-    if word.startswith("-"):
-        return _unknown(word, word.lstrip("-").partition("=")[0], cls, configs)
-    return f"unexpected word '{word}'; options are written `--name value`, switches `--name` or `--no_name`"
+def _surplus(words: Sequence[str], cls: type, configs: Mapping[str, type]) -> str:
+    """Return the message about words that no option accepts: the first one, if it is no flag, and all flags.
+
+    Words after an unknown flag are its values.
+    """
+    flags = [word for word in words if _FLAG.match(word)]
+    texts = [_unknown(word, word.lstrip("-").partition("=")[0], cls, configs) for word in dict.fromkeys(flags)]
+    if not _FLAG.match(words[0]):
+        usage = "options are written `--name value`, switches `--name` or `--no_name`"
+        texts.insert(0, f"unexpected word '{words[0]}'; {usage}")
+    return _joined(texts)
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Join messages about unknown names; the advice that several of them share comes once, at the end."""
+    shared = _HELP if any(text.endswith(_HELP) for text in texts) else ""
+    return "; ".join(text.removesuffix(_HELP) for text in texts) + shared
 
 
 def _unknown(where: str, name: str, cls: type, configs: Mapping[str, type]) -> str:
@@ -398,7 +421,7 @@ def _unknown(where: str, name: str, cls: type, configs: Mapping[str, type]) -> s
     kind = "flag" if where.startswith("-") and not where.startswith("-o ") else "key"
     known = vocabulary(cls)
     hint = hint_at_option(name, known) or _hint_at_phase(name, cls) or suggest(name, sorted(known))
-    return f"unknown {kind} {where!r}{hint or '; --help lists the options'}"
+    return f"unknown {kind} {where!r}{hint or _HELP}"
 
 
 def _hint_at_phase(name: str, cls: type) -> str:

@@ -28,6 +28,7 @@ WANDB = {
     "wandb_entity": Retired(_WANDB),
 }
 
+GIVEN = "_given"  # attribute of a config that `resolve` has built: the names of the options that its sources set
 SHORT_RUN_WARMUP = 0.1  # warm-up of a run shorter than the default warm-up, as a share of the run
 
 _run = in_group("Run")
@@ -284,6 +285,17 @@ class TrainingConfig:
                 f"run, --warmup_epochs {warmup:g}",
             )
         }
+
+    def sets(self, name: str) -> bool:
+        """Return whether the user has set an option, to anything but None.
+
+        In a config that was built or changed in Python, the options that differ from their default count as set.
+        """
+        value = getattr(self, name)
+        if value is None:
+            return False
+        given: frozenset[str] | None = self.__dict__.get(GIVEN)
+        return value != getattr(type(self), name) if given is None else name in given
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -162,27 +162,35 @@ def based(stored: Checkpoint, num_heads: int) -> tuple[Checkpoint, Dialect]:
     return stored, rules
 
 
-def parts_of_start(config: ClassifyConfig, resumed: Path | Checkpoint | None = None) -> dict[str, Any]:
+def read_start(config: ClassifyConfig, resumed: Path | None = None) -> Checkpoint | None:
+    """Return the content of the file that a run starts from, None for random weights.
+
+    Args:
+        config: the options.
+        resumed: checkpoint from which the run resumes; None without one.
+
+    Raises:
+        CheckpointError: the file cannot be read or used.
+    """
+    if resumed is not None:  # so that a resumed run does not need the file of --finetune
+        return weights.read(resumed)
+    return weights.read_network(config.finetune, config.model_key, config.model_prefix) if config.finetune else None
+
+
+def parts_of_start(config: ClassifyConfig, start: Checkpoint | None = None) -> dict[str, Any]:
     """Return `encoder.newer_parts` of the file that a run starts from: encoder arguments that no option sets.
 
     The result is empty if the run starts from random weights.
 
     Args:
         config: the options.
-        resumed: checkpoint from which the run resumes, or the content of the classifier to evaluate; None without one.
+        start: content of the file; None reads that of --finetune.
 
     Raises:
         CheckpointError: the file cannot be read, or holds no encoder that plsc_mae can build.
     """
-    if isinstance(resumed, Checkpoint):
-        source = resumed
-    elif resumed is not None:  # so that a resumed run does not need the file of --finetune
-        source = weights.read(resumed)
-    elif config.finetune:
-        source = weights.read_network(config.finetune, config.model_key, config.model_prefix)
-    else:
-        return {}
-    return newer_parts(based(source, config.num_heads or 1)[0], config.image_size)
+    start = read_start(config) if start is None else start
+    return {} if start is None else newer_parts(based(start, config.num_heads or 1)[0], config.image_size)
 
 
 def warn_of_eps(encoder: VisionTransformer, stored: Checkpoint) -> None:
@@ -314,9 +322,14 @@ def _is_untrained(name: str, value: Array) -> bool:
 
 
 def start_from_pretraining(
-    model: ImageClassifier, config: ClassifyConfig, classes: ClassOrder | None = None
+    model: ImageClassifier,
+    config: ClassifyConfig,
+    classes: ClassOrder | None = None,
+    start: Checkpoint | None = None,
 ) -> LoadReport:
     """Load the encoder of `config.finetune` and initialize the head; return the report of loading.
+
+    `start` is the content of the file, if the caller has read it already.
 
     Fine-tuning initializes the head as the method's recipe does, or keeps the file's head, see `load_into_classifier`;
     if the labels of the run or of the file are not classes, it always initializes the head. A probe draws its head with
@@ -327,7 +340,7 @@ def start_from_pretraining(
         DataError: see `load_into_classifier`.
     """
     recipe = load_recipe(config.method)
-    stored = weights.read_network(config.finetune, config.model_key, config.model_prefix)
+    stored = weights.read_network(config.finetune, config.model_key, config.model_prefix) if start is None else start
     warn_of_statistics(stored, config)
     report = load_into_classifier(
         model,

@@ -273,9 +273,10 @@ class CAE(Method[CAEConfig]):
 
     def sketch_task(self, config: CAEConfig) -> CAETask:
         """Build the Task without reading files; the tokenizer or the vectors of target_mode random are random."""
-        named = dataclasses.replace(
-            config, discrete_vae_type="random_init", discrete_vae_dtype="auto", target_path=None
-        )
+        require_network(config.model, registry.CAE)
+        self._tokenizer_size(config)
+        files: dict[str, Any] = {"discrete_vae_weight_path": "", "target_path": None}
+        named = dataclasses.replace(config, discrete_vae_type="random_init", discrete_vae_dtype="auto", **files)
         return self._task(config, build_target(named, self.normalize(config), self._patch_size(config)))
 
     def _task(self, config: CAEConfig, target: Target) -> CAETask:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import IMAGENET_MEAN, IMAGENET_STD, clamped_crop_box
+from plsc_mae.models.registry import VARIANTS
 from plsc_mae.weights.dialects import NATIVE, find_dialect
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from plsc_mae.optim import Schedule
     from plsc_mae.weights.reader import Checkpoint
 
+ENCODER_SIZES = ("patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio")  # options
+DEFAULT_RATIO = 4.0  # hidden width of the MLPs divided by the width
 DEFAULT_SIZE = 224  # image side in pixels if neither a position table nor stored options show it
 Sizes = Mapping[str, Any]
 ConfigT = TypeVar("ConfigT", bound="PretrainConfig")
@@ -267,3 +271,20 @@ class ClassifierRecipe(Generic[ClassifyT]):
     head_std: float | None = None
     probe_crop: DrawBox = clamped_crop_box
     finetune_schedule: Callable[[Any, float, int], Schedule] | None = None
+
+    def size_options(self, encoder: Sizes) -> dict[str, Any]:
+        """Return the options {name: value} of a classifier of an encoder's sizes.
+
+        They are `model`, the nearest registered network, and the sizes in which the encoder differs from it. A number
+        of heads that is unknown differs, with the value None.
+        """
+        wanted = {name: encoder[name] for name in ENCODER_SIZES if name in encoder}
+        named = {name: sizes_of_model(name) for name in (self.base_model, *fnmatch.filter(VARIANTS, self.models))}
+        model = min(named, key=lambda name: len(wanted.items() - named[name].items()))
+        return {"model": model, **{name: value for name, value in wanted.items() if named[model][name] != value}}
+
+
+def sizes_of_model(name: str) -> dict[str, Any]:
+    """Return {option: value} of `ENCODER_SIZES` for a registered network."""
+    arguments = {"mlp_ratio": DEFAULT_RATIO, **VARIANTS[name].arguments}
+    return {size: arguments[size] for size in ENCODER_SIZES}

@@ -35,6 +35,18 @@ class Sketch(NamedTuple):
     stages: tuple[Task, ...]
 
 
+def check_network(config: TrainingConfig) -> None:
+    """Check that the options describe a network, before a run reads its images; no weights are created.
+
+    The device is set to the CPU, because the processes of a run choose theirs later.
+
+    Raises:
+        ConfigError: see `sketch`.
+    """
+    paddle.set_device("cpu")
+    sketch(config)
+
+
 def sketch(config: TrainingConfig) -> Sketch:
     """Return the task of a config without weights, and the number of its operations; no file is read.
 
@@ -46,8 +58,9 @@ def sketch(config: TrainingConfig) -> Sketch:
     with paddle.LazyGuard():
         if isinstance(config, PretrainConfig):
             return _pretraining(config)
-        assert isinstance(config, ClassifyConfig)
-        return _classifier(config)
+        if isinstance(config, ClassifyConfig):
+            return _classifier(config)
+    raise TypeError(f"{type(config).__name__} has no network")
 
 
 def _pretraining(config: PretrainConfig) -> Sketch:

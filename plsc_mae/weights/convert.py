@@ -19,6 +19,7 @@ from plsc_mae.weights.finite import require_finite, require_floats
 from plsc_mae.weights.reader import Checkpoint, read_file
 from plsc_mae.weights.unwrap import choose_network
 from plsc_mae.weights.write import write_file
+from plsc_mae.wording import counted
 
 POSITION_TABLE = "pos_embed"  # end of the names of our tables of absolute positions
 logger = logging.getLogger(__name__)
@@ -48,16 +49,12 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        parts = [f"{_tensors(len(self.matched))} matched ({self.dialect})"]
+        parts = [f"{counted(len(self.matched), 'tensor')} matched ({self.dialect})"]
         for kind in ("missing", "unexpected", "resized"):
             names = getattr(self, kind)
             if names:
                 parts.append(f"{len(names)} {kind} (first: {names[0]})")
         return ", ".join(parts)
-
-
-def _tensors(number: int) -> str:
-    return f"{number} tensor" + ("" if number == 1 else "s")
 
 
 def read(path: str | Path, model_key: str = "", model_prefix: str = "") -> Checkpoint:
@@ -138,7 +135,7 @@ def load(
     if misfits:
         raise CheckpointError(
             f"{where}: {misfits[0]}; choose the model and sizes that the file was made with, which `plsc-mae weights "
-            f"inspect FILE` prints ({_tensors(len(misfits))} of other shapes, {report})"
+            f"inspect FILE` prints ({counted(len(misfits), 'tensor')} of other shapes, {report})"
         )
     if not values:
         raise CheckpointError(

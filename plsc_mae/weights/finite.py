@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from plsc_mae.errors import CheckpointError
+from plsc_mae.wording import counted
 
 LARGEST = float(np.finfo(np.float32).max)
 MAX_NAMES = 3  # names of tensors in a message
@@ -36,7 +37,7 @@ def require_finite(
     more = f" and {len(counts) - MAX_NAMES} more" if len(counts) > MAX_NAMES else ""
     raise CheckpointError(
         f"{where} has values that are NaN, infinite or beyond float32: {sum(counts.values())} in {len(counts)} of "
-        f"{len(tensors)} tensors ({names}{more}); training diverged or the file is damaged; {remedy}"
+        f"{counted(len(tensors), 'tensor')} ({names}{more}); training diverged or the file is damaged; {remedy}"
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plsc_mae.errors import CheckpointError
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +180,7 @@ def _places(folder: Path, name: str) -> dict[str, str]:
     shards = sorted(set(places.values()))
     if missing := [shard for shard in shards if not (folder / shard).is_file()]:
         raise CheckpointError(
-            f"{folder} lacks {len(missing)} of the {len(shards)} shards that {name} names: "
+            f"{folder} lacks {len(missing)} of the {counted(len(shards), 'shard')} that {name} names: "
             f"{_listed([Path(shard) for shard in missing])}; fetch them into the same folder"
         )
     return places
@@ -277,7 +278,9 @@ def _class_names(config: Mapping[str, Any], folder: Path) -> list[str]:
     if all(NUMBERED_LABEL.fullmatch(name) for name in named.values()):
         return []
     if sorted(named) != list(range(len(named))):
-        logger.warning("%s: id2label does not number its %d names from 0; they are not used", folder, len(named))
+        logger.warning(
+            "%s: id2label does not number its %s from 0; they are not used", folder, counted(len(named), "name")
+        )
         return []
     return [named[number] for number in range(len(named))]
 

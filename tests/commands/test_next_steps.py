@@ -66,6 +66,7 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
     assert list(commands) == ["learning", "pictures", "classifier", "others"]
     tuning = parse(commands["classifier"][1:], COMMANDS["finetune"].configs, prog="finetune")
     assert (tuning.epochs, tuning.blr) == (300, 0.01)  # few images, and a narrow encoder
+    assert (tuning.embed_dim, tuning.input_size) == (None, (224,))  # those of the checkpoint
     assert main([*commands["pictures"], "--max_images", "1"]) == 0
     assert Path("my run/reconstruction").is_dir()
     assert main(commands["others"]) == 0

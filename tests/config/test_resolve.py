@@ -176,6 +176,27 @@ def test_unknown_options(argv, told):
     assert refused(*argv).startswith(told)
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (
+            "--wieght_decay -1 --zzz 5 6 --yyy=2 --zzz 7",
+            "unknown flag '--wieght_decay'; did you mean 'weight_decay'?; unknown flag '--zzz'; "
+            "unknown flag '--yyy=2'; --help lists the options",
+        ),
+        (
+            "-o wieght_decay=1 -o zzz=2",
+            "unknown key '-o wieght_decay'; did you mean 'weight_decay'?; unknown key '-o z",
+        ),
+        ("somewhere --zzz", "unexpected word 'somewhere'; options are written `--name value`, switches `--name` or"),
+        ("somewhere -1", "unexpected word 'somewhere'"),
+    ],
+)
+def test_all_unknown_names_are_told_at_once(argv, told):
+    assert refused(*argv.split()).startswith(told)
+    assert ("--zzz" in refused(*argv.split())) == ("--zzz" in argv)
+
+
 def test_unknown_key_in_a_file(yaml_file):
     file = yaml_file("wieght_decay: 0.1\n")
     assert refused("-c", file) == f"unknown key '{file}: wieght_decay'; did you mean 'weight_decay'?"

@@ -14,7 +14,7 @@ from plsc_mae.parallel.tensor import check_divisible, share_blocks
 from plsc_mae.pipeline.stages import stages_by_operations
 from plsc_mae.plan.estimate import estimate
 from plsc_mae.plan.memory import Parameters
-from plsc_mae.plan.sketch import sketch
+from plsc_mae.plan.sketch import check_network, sketch
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 
@@ -36,6 +36,14 @@ def test_a_sketch_is_the_real_network_without_weights(config):
     assert shapes(drawn) == shapes(real)
     assert not any(p._is_initialized() for p in drawn.parameters())
     assert all(p._is_initialized() for p in real.parameters())
+
+
+def test_a_run_with_files_is_sketched_without_them(config_of):
+    line = "pretrain --model cae_tiny_patch16_224_8k_vocab --depth 1 --discrete_vae_hidden 8"
+    check_network(config_of(f"{line} --discrete_vae_weight_path nowhere"))
+    check_network(config_of(f"{line} --target_mode random --target_path nowhere"))
+    with pytest.raises(ConfigError, match="not for pre-training"):
+        check_network(config_of("pretrain --model cae_base_patch16_224"))
 
 
 @pytest.mark.parametrize("ways", [1, 2])

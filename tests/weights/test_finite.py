@@ -27,6 +27,8 @@ def test_each_kind_is_counted_and_named(kind):
     tensors = {"good": np.ones(3, np.float32), "bad": BAD[kind]}
     with pytest.raises(CheckpointError, match=r"FILE has .*: 1 in 1 of 2 tensors \(bad\); .*an earlier checkpoint"):
         require_finite(tensors, "FILE")
+    with pytest.raises(CheckpointError, match=r": 1 in 1 of 1 tensor \(bad\)"):
+        require_finite({"bad": BAD[kind]}, "FILE")
 
 
 def test_finite_values_pass():

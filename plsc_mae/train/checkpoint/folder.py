@@ -332,7 +332,7 @@ def prepare_folder(config: TrainingConfig, start: Start) -> None:
         if start.displaced:
             logger.warning(
                 "moved %s of %s from %s to %s",
-                "1 file" if len(start.displaced) == 1 else f"{len(start.displaced)} files",
+                counted(len(start.displaced), "file"),
                 f"run {start.displaced_run}" if start.displaced_run else "an earlier run",
                 *_source_and_target(start.displaced, spare),
             )

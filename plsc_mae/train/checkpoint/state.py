@@ -244,11 +244,11 @@ class RunState:
         require_finite(stored.tensors, str(path), "resume from an earlier checkpoint with --resume FILE")
         progress = self.restore(stored)
         logger.info(
-            "resumed from %s: epoch %d, step %d; loaded %d tensors of the network and %d of the optimizer",
+            "resumed from %s: epoch %d, step %d; loaded %s of the network and %d of the optimizer",
             path,
             progress.epoch,
             progress.step,
-            len(stored.model),
+            counted(len(stored.model), "tensor"),
             sum(name.startswith("optimizer/") for name in stored.tensors),
         )
         current = plain_values(self.config)
