@@ -19,6 +19,7 @@ from plsc_mae.analysis.label_metrics import label_average_precisions, label_f1, 
 
 COUNTED_CLASSES = 10  # largest number of rows of a confusion matrix that is drawn with its numbers
 NAMED_BARS = 30  # largest number of bars, rows or columns that are drawn with their names
+_ROOM = 1.13  # for the value beside the longest bar
 NAME_LENGTH = 24  # characters of a name in a chart
 SCATTERED = 4  # largest number of targets of a regression that are drawn
 CLASSES, LABELS, NUMBERS, CORRUPTIONS = "classes.csv", "labels.csv", "numbers.csv", "corruptions.csv"
@@ -111,17 +112,19 @@ class Bars(NamedTuple):
     table: str
 
     def draw(self, axes: Any) -> None:
-        """Draw a horizontal bar per value, with names if there are at most NAMED_BARS bars."""
+        """Draw a horizontal bar per value; at most NAMED_BARS bars have names and show their values."""
         known = np.flatnonzero(np.isfinite(self.values))
         order = known[np.argsort(self.values[known], kind="stable")]
-        axes.barh(range(len(order)), self.values[order])
-        axes.set_xlim(0, max(100.0, *self.values[order]) if len(order) else 100.0)
+        bars = axes.barh(range(len(order)), self.values[order])
+        axes.set_xlim(0, _ROOM * max(100.0, *self.values[order]) if len(order) else 100.0)
         axes.set_title(self.title)
         axes.set_xlabel("%")
         if len(order) > NAMED_BARS:
             axes.set_yticks([])
-            axes.set_ylabel(f"{len(order)} values, by name in {self.table}")
+            zeros = np.count_nonzero(self.values[order] == 0)
+            axes.set_ylabel(f"{len(order)} values{f', {zeros} of them 0' if zeros else ''}, by name in {self.table}")
             return
+        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize="small")
         names, note = _ticks([self.names[i] for i in order], self.table, order.tolist())
         axes.set_ylabel(note.strip(" ()"))
         axes.set_yticks(range(len(order)), names, **text_style(names))
@@ -133,10 +136,11 @@ class Reliability(NamedTuple):
     found: Calibration
 
     def draw(self, axes: Any) -> None:
-        """Draw the accuracy of every bin as a bar, and the line of perfect calibration."""
+        """Draw the accuracy of every bin with images as a bar, or as 0, and the line of perfect calibration."""
         bins = len(self.found.images)
         middles = 100 * (np.arange(bins) + 0.5) / bins
-        axes.bar(middles, np.nan_to_num(self.found.accuracy), width=90 / bins)
+        bars = axes.bar(middles, np.nan_to_num(self.found.accuracy), width=90 / bins)
+        axes.bar_label(bars, ["0" if value == 0 else "" for value in self.found.accuracy], padding=1, fontsize="small")
         axes.plot([0, 100], [0, 100], color="gray", linestyle="--")
         axes.set_title(f"calibration error {self.found.error:.2f} %")
         axes.set_xlabel("confidence in %")

@@ -103,6 +103,14 @@ class Lettering:
         """Return the width of a line in pixels."""
         return sum(font.getlength(part) for font, part in self._parts(text))
 
+    def fitted(self, text: str, width: float) -> str:
+        """Return a line of text; if it is wider than `width` pixels, "..." replaces its middle."""
+        kept, shown = len(text), text
+        while kept and self.width(shown) > width:
+            kept -= 1
+            shown = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
+        return shown
+
     def draw(self, canvas: ImageDraw.ImageDraw, place: tuple[float, float], text: str) -> None:
         """Draw black text, which may have several lines, with its top left corner at `place`."""
         for number, line in enumerate(text.split("\n")):

@@ -120,7 +120,7 @@ def compose(
     Args:
         pictures: {label: uint8 [B, H, W, 3]}, all of the same size.
         label_size: size of the labels' font in pixels.
-        captions: one line of text above each row; empty for rows without text.
+        captions: one line of text above each row, shortened in the middle to fit; empty for rows without text.
     """
     stacks = list(pictures.values())
     rows, height, width = stacks[0].shape[:3]
@@ -133,7 +133,8 @@ def compose(
     canvas = Image.new("RGB", (GAP + len(stacks) * (cell_w + GAP), head + GAP + rows * (strip + pitch)), "white")
     draw = ImageDraw.Draw(canvas)
     for row, caption in enumerate(captions):
-        lettering.draw(draw, (GAP, head + GAP + row * (strip + pitch) - GAP // 2), caption)
+        place = (GAP, head + GAP + row * (strip + pitch) - GAP // 2)
+        lettering.draw(draw, place, lettering.fitted(caption, canvas.width - 2 * GAP))
     for column, (label, stack) in enumerate(zip(labels, stacks, strict=True)):
         x = GAP + column * (cell_w + GAP)
         lettering.draw(draw, (x, GAP // 2), label)

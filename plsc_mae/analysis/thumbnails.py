@@ -63,18 +63,9 @@ def neighbor_picture(rows: Sequence[Sequence[Neighbor]]) -> Image.Image:
                     (x, y, x + side + 2 * FRAME - 1, y + side + 2 * FRAME - 1), SAME if image.same_class else OTHER
                 )
             canvas.paste(Image.fromarray(image.pixels), (x + FRAME, y + FRAME))
-            lines = [_fitted(line, lettering, side + 2 * FRAME) for line in image.caption.splitlines()]
+            lines = [lettering.fitted(line, side + 2 * FRAME) for line in image.caption.splitlines()]
             lettering.draw(draw, (x, y + side + 2 * FRAME + 1), "\n".join(lines))
     return canvas
-
-
-def _fitted(text: str, lettering: Lettering, width: int) -> str:
-    """Return `text`, or its start and "..." if it is wider than `width` pixels."""
-    if lettering.width(text) <= width:
-        return text
-    while text and lettering.width(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text}..."
 
 
 def project(features: Features, method: MapMethod, seed: int = 0) -> Doubles:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -22,7 +21,7 @@ from plsc_mae.analysis.attention import (
 )
 from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.pictures import compose, overlay
-from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
+from plsc_mae.commands.pictures import PanelFolder, PictureReader, Sheet, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
 from plsc_mae.config.inference import ExplainConfig
 from plsc_mae.config.schema import suggest
@@ -33,7 +32,6 @@ from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier import open_classifier
 from plsc_mae.loading.encoder import open_encoder
-from plsc_mae.methods.base import Pictures
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.parallel.world import World
 from plsc_mae.wording import counted, span
@@ -43,6 +41,17 @@ PREDICTED = "predicted"
 logger = logging.getLogger(__name__)
 
 
+class Verdict(NamedTuple):
+    """A class and its probability for an image."""
+
+    category: int
+    probability: float
+
+    def text(self, names: Sequence[str]) -> str:
+        """Return the verdict as text; `names` are those of all classes."""
+        return f"'{names[self.category]}', {100 * self.probability:.1f} %"
+
+
 class Maps(NamedTuple):
     """Attention maps of one image.
 
@@ -50,18 +59,16 @@ class Maps(NamedTuple):
         weights: arrays [N, N] by label, where [i, j] is the relevance of token j for token i. All images have the same
             labels, so they can share a sheet.
         captions: more specific labels for the image's own panel, by label.
-        verdict: the class and its probability, for pictures; "" for maps that depend on no class.
-        text: the same for the console, where every name can be printed.
+        verdict: the class whose evidence a map shows; None if no map depends on a class.
     """
 
     weights: Mapping[str, Floats]
     captions: Mapping[str, str]
-    verdict: str = ""
-    text: str = ""
+    verdict: Verdict | None = None
 
 
 def run(config: ExplainConfig) -> int:
-    """Draw and save a panel for each of up to --max_images images and, if there are several, a sheet of the first.
+    """Draw and save a panel for each of up to --max_images images and, if there are several, a sheet of some.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -86,10 +93,10 @@ def run(config: ExplainConfig) -> int:
     display = pixel_settings.display_of(pixel_format, config.picture_bands)
     view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
     chosen = choose_images(images, config.max_images)
-    panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path)
+    network = f"{config.model_path}, random weights" if config.random_weights else config.model_path
+    panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path, network)
     reader = PictureReader(images, chosen, view, pixel_format=pixel_format, bad_image=config.bad_image)
-    sheet: list[Pictures] = []
-    captions: list[str] = []
+    sheet = Sheet(images, chosen)
     for index, sample in reader:
         maps = explainer(paddle.to_tensor(sample["image"][None]))
         pixels = display.draw_pixels(sample["image"])
@@ -98,14 +105,11 @@ def run(config: ExplainConfig) -> int:
             relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool, explainer.registers)
             panel[label] = overlay(pixels, relevance)[None]
         own = {maps.captions.get(label, label): picture for label, picture in panel.items()}
-        line = [f"{images.name(index)}: {maps.text}"] if maps.text else []
-        print(panels.save(compose(own), index), *line)
-        if len(sheet) < SHEET_ROWS:
-            sheet.append(panel)
-            captions += [f"{drawable_names([images.name(index)], [index])[0]}: {maps.verdict}"] if line else []
-    if len(sheet) > 1:
-        rows = {label: np.concatenate([panel[label] for panel in sheet]) for label in sheet[0]}
-        print(panels.save_sheet(compose(rows, captions=captions)))
+        told = [f"{images.name(index)}: {maps.verdict.text(explainer.classes)}"] if maps.verdict else []
+        print(panels.save(compose(own), index), *told)
+        sheet.add(panel, index, maps.verdict.text(explainer.shown) if maps.verdict else "")
+    if rows := sheet.rows():
+        print(panels.save_sheet(compose(rows, captions=sheet.captions())))
     return summarize(reader.unreadable, len(chosen))
 
 
@@ -118,6 +122,8 @@ class Explainer:
         pool: the tokens whose attention is drawn: "cls", the class token, or "mean", the mean of the patch tokens.
         origin: a line about the source of the weights.
         registers: number of register tokens.
+        classes: names of the classes; () without --category_index.
+        shown: the same names in drawable characters.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -132,15 +138,15 @@ class Explainer:
     def __init__(self, config: ExplainConfig) -> None:
         self.config, self.trained = config, open_classifier(config) if config.category_index else None
         self.category: int | None = None
-        self.shown: tuple[str, ...] = ()  # names of the classes in pictures
+        self.classes: Sequence[str] = ()
         pools_mean = False
         if self.trained is None:
             self.encoder, self.normalize, self.origin = open_encoder(config)
         else:
-            network, self.normalize, _, classes, self.origin = self.trained
+            network, self.normalize, _, self.classes, self.origin = self.trained
             self.encoder, pools_mean = network.encoder, network.mean_pooled
-            self.category = find_category(config.category_index, classes)
-            self.shown = drawable_names(classes)
+            self.category = find_category(config.category_index, self.classes)
+        self.shown = drawable_names(self.classes)
         self.pool: Pool = config.pool or ("mean" if pools_mean else "cls")
         self.registers = self.encoder.num_prefix_tokens - int(self.encoder.cls_token is not None)
         depth, layer = len(self.encoder.blocks), config.layer_index
@@ -166,11 +172,9 @@ class Explainer:
         where = f"discard {config.discard_ratio:g}{self._layer()}"
         name = "the predicted class" if self.category is None else f"'{self.shown[chosen]}'"
         label = f"gradient rollout of {name} ({where})"
-        verdict, text = (
-            f"'{names[chosen]}', {100 * probability:.1f} %" for names in (self.shown, self.trained.classes)
-        )
-        caption = f"gradient rollout of {verdict} ({where})"
-        return Maps({label: rolled, **self._attention(attentions)}, {label: caption}, verdict, text)
+        verdict = Verdict(chosen, probability)
+        caption = f"gradient rollout of {verdict.text(self.shown)} ({where})"
+        return Maps({label: rolled, **self._attention(attentions)}, {label: caption}, verdict)
 
     def _attention(self, attentions: Sequence[Floats]) -> dict[str, Floats]:
         """Return the maps that do not depend on a class, by label: the rollouts and the last layer's attention."""

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS, EXTENSIONS
 from plsc_mae.data.imagefolder import log_left_out
@@ -30,11 +31,14 @@ from plsc_mae.data.unreadable import none_can_be_read
 from plsc_mae.errors import DataError, remedies
 from plsc_mae.file_kinds import REMEDIES, UNKNOWN, FileKind, read_head, recognize
 from plsc_mae.files import MARK, refuse_foreign, result_replacement
+from plsc_mae.methods.base import Pictures
+from plsc_mae.names import escape_name
+from plsc_mae.wording import counted
 
 SHEET_ROWS = 10  # panels in the sheet
 _SHEET = "sheet.png"
 _MAX_NAME_BYTES = 200  # most file systems allow 255
-_MARK_KEY = "Software"
+_MARK_KEY, _NETWORK_KEY = "Software", "Source"
 
 logger = logging.getLogger(__name__)
 
@@ -180,12 +184,60 @@ class PictureReader:
             yield index, sample
 
 
+class Sheet:
+    """Panels of up to SHEET_ROWS images for one picture, evenly spaced over the chosen images.
+
+    The next readable image replaces one that cannot be read.
+
+    Args:
+        images: the images.
+        chosen: indices of the images to draw, in ascending order.
+    """
+
+    def __init__(self, images: ImageList, chosen: Sequence[int]) -> None:
+        self._images = images
+        self._places = [chosen[i] for i in spread(len(chosen), SHEET_ROWS)]
+        self._panels: list[Pictures] = []
+        self._indices: list[int] = []
+        self._notes: list[str] = []
+        self._drawn = 0
+
+    def add(self, panel: Pictures, index: int, note: str = "") -> None:
+        """Take the panel {label: uint8 [1, H, W, 3]} of an image if it belongs to the sheet.
+
+        Call this for every readable image, in ascending order. The `note` follows the name of the image.
+        """
+        self._drawn += 1
+        row = len(self._panels)
+        if row < len(self._places) and index >= self._places[row]:
+            self._panels.append(panel)
+            self._indices.append(index)
+            self._notes.append(note)
+
+    def rows(self) -> Pictures:
+        """Return the panels, {label: uint8 [B, H, W, 3]}, and log if they are fewer than the images; {} below two."""
+        if len(self._panels) < 2:
+            return {}
+        if len(self._panels) < self._drawn:
+            logger.info(
+                "the sheet shows %d of these %d images, evenly spaced; every one has a panel of its own",
+                *(len(self._panels), self._drawn),
+            )
+        return {label: np.concatenate([panel[label] for panel in self._panels]) for label in self._panels[0]}
+
+    def captions(self) -> list[str]:
+        """Return the name of the image of each row in drawable characters, with its note."""
+        names = drawable_names([self._images.name(index) for index in self._indices], self._indices)
+        return [f"{name}: {note}" if note else name for name, note in zip(names, self._notes, strict=True)]
+
+
 class PanelFolder:
     """Folder of a command's panels: one PNG per image with a name of its own, and a sheet.
 
     A panel is named after its image: `a/0.jpg` gives a_0.png, or a longer name if that is taken. Every panel carries
     the name of the command and a digest of its image's path, so that a repeated command replaces its own panels, and
-    neither other files nor the panel of another image.
+    neither other files nor the panel of another image. Every panel also names its network, so that a warning can name
+    the one whose pictures will be replaced.
 
     Args:
         command: name of the command.
@@ -193,14 +245,18 @@ class PanelFolder:
         images: the images.
         chosen: indices of the images to draw.
         img_path: the value of --img_path.
+        network: the weights that the pictures show, such as the path of their file.
 
     Raises:
         DataError: a file that plsc_mae did not write has the name of a panel or sheet, or --save_path cannot be used or
             is in a folder of the images.
     """
 
-    def __init__(self, command: str, save_path: str, images: ImageList, chosen: Sequence[int], img_path: str) -> None:
+    def __init__(
+        self, command: str, save_path: str, images: ImageList, chosen: Sequence[int], img_path: str, network: str
+    ) -> None:
         self.command, self.folder, self.images = command, Path(save_path), images
+        self.network = escape_name(network)
         if Path(img_path).is_dir():
             self._check_outside(Path(images.root))
         self._own_sheet = f"sheet-{command}.png"
@@ -212,6 +268,7 @@ class PanelFolder:
             taken.add(name.casefold())
             self._names[index] = name
         self._sheet = self._free_sheet()
+        self._warn_of_other_networks(len(chosen) > 1)
 
     def save(self, picture: Image.Image, index: int) -> Path:
         """Write the panel of an image and return its path.
@@ -219,7 +276,7 @@ class PanelFolder:
         Raises:
             DataError: the file cannot be written.
         """
-        return save_png(picture, self.folder / self._names[index], self._mark(index))
+        return save_png(picture, self.folder / self._names[index], self._mark(index), network=self.network)
 
     def save_sheet(self, picture: Image.Image) -> Path:
         """Write the sheet of several panels and return its path.
@@ -227,7 +284,19 @@ class PanelFolder:
         Raises:
             DataError: the file cannot be written.
         """
-        return save_png(picture, self._sheet, f"{MARK} {self.command}")
+        return save_png(picture, self._sheet, f"{MARK} {self.command}", network=self.network)
+
+    def _warn_of_other_networks(self, has_sheet: bool) -> None:
+        """Log whose pictures will be replaced, unless they are those of the same network."""
+        paths = [*(self.folder / name for name in self._names.values()), *([self._sheet] if has_sheet else [])]
+        others = Counter(_text_of(path, _NETWORK_KEY) for path in paths)
+        for known in ("", self.network):
+            del others[known]
+        if others:
+            logger.warning(
+                "%s of %s in %s will be replaced by those of %s; another --save_path keeps both",
+                *(counted(others.total(), "picture"), " and ".join(others), self.folder, self.network),
+            )
 
     def _check_outside(self, root: Path) -> None:
         inner, outer = os.path.realpath(self.folder), os.path.realpath(root)
@@ -244,7 +313,7 @@ class PanelFolder:
                 continue
             path = self.folder / name
             _require_own(path)
-            if _mark_of(path) in ("", self._mark(index)):
+            if _text_of(path, _MARK_KEY) in ("", self._mark(index)):
                 return name
         raise AssertionError("the candidates are endless")
 
@@ -252,7 +321,7 @@ class PanelFolder:
         """Return the path of the sheet: sheet.png, or sheet-COMMAND.png if another command has written the former."""
         shared, own = self.folder / _SHEET, self.folder / self._own_sheet
         _require_own(shared)
-        if _mark_of(shared) in ("", f"{MARK} {self.command}"):
+        if _text_of(shared, _MARK_KEY) in ("", f"{MARK} {self.command}"):
             return shared
         _require_own(own)
         return own
@@ -294,24 +363,31 @@ def _require_own(path: Path) -> None:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --save_path") from None
 
 
-def _mark_of(path: Path) -> str:
-    """Return the text that `save_png` put into a PNG file; "" without a file or such a text."""
+def _text_of(path: Path, key: str) -> str:
+    """Return a text that `save_png` put into a PNG file; "" without a file or such a text."""
     if not path.is_file() or not path.stat().st_size:
         return ""
     with Image.open(path) as picture:
-        return str(picture.info.get(_MARK_KEY, ""))
+        return str(picture.info.get(key, ""))
 
 
-def save_png(picture: Image.Image, path: Path, mark: str, flag: str = "--save_path") -> Path:
+def save_png(picture: Image.Image, path: Path, mark: str, flag: str = "--save_path", network: str = "") -> Path:
     """Write a PNG file with a mark in its metadata, which identifies it as a result, and return its path.
 
-    `flag` is the option that names the file, for the message of an error.
+    Args:
+        picture: the picture.
+        path: the file.
+        mark: the mark.
+        flag: the option that names the file, for the message of an error.
+        network: the weights that the picture shows, for the metadata.
 
     Raises:
         DataError: the file cannot be written, or exists and is not a result.
     """
     info = PngInfo()
     info.add_text(_MARK_KEY, mark)
+    if network:
+        info.add_text(_NETWORK_KEY, network)
     try:
         with result_replacement(path) as temporary:
             picture.save(temporary, format="PNG", pnginfo=info)

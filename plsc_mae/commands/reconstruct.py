@@ -14,7 +14,7 @@ from plsc_mae import weights
 from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.pictures import compose
 from plsc_mae.analysis.psnr import HiddenPSNR
-from plsc_mae.commands.pictures import SHEET_ROWS, PanelFolder, PictureReader, choose_images, find_pictures
+from plsc_mae.commands.pictures import PanelFolder, PictureReader, Sheet, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.inference import ReconstructConfig
@@ -38,7 +38,7 @@ BATCH = 16
 
 
 def run(config: ReconstructConfig) -> int:
-    """Draw and save a panel for each of up to --max_images images and, if there are several, a sheet of the first.
+    """Draw and save a panel for each of up to --max_images images and, if there are several, a sheet of some.
 
     If the network of --model_path predicts pixels, the PSNR on hidden patches is printed.
 
@@ -60,26 +60,25 @@ def run(config: ReconstructConfig) -> int:
     tasks = dict(zip(_labels(list(networks)), (network.task for network in networks.values()), strict=True))
     view = SharedView({path: network.view for path, network in networks.items()})
     chosen = choose_images(images, config.max_images)
-    panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path)
+    panels = PanelFolder("reconstruct", config.save_path, images, chosen, config.img_path, ", ".join(networks))
     reader = PictureReader(
         images, chosen, view, seed=config.seed, pixel_format=pixel_format, bad_image=config.bad_image
     )
-    sheet: list[Pictures] = []
+    sheet = Sheet(images, chosen)
     psnr = HiddenPSNR()
     readable = iter(reader)
     while part := list(itertools.islice(readable, BATCH)):
         indices, samples = zip(*part, strict=True)
         batch = device_batch({name: np.stack([sample[name] for sample in samples]) for name in samples[0]})
         drawn, predicted = _draw(tasks, batch, config.patch_stats)
-        sheet.append(drawn)
         if (hidden := first.task.hidden_patches(batch)) is not None:
             psnr.add(next(iter(drawn.values())), {label: drawn[label] for label in predicted}, hidden)
         for row, index in enumerate(indices):
-            panel = compose({label: stack[row : row + 1] for label, stack in drawn.items()})
-            print(panels.save(panel, index))
-    if len(chosen) - reader.unreadable > 1:
-        rows = {label: np.concatenate([part[label] for part in sheet])[:SHEET_ROWS] for label in sheet[0]}
-        print(panels.save_sheet(compose(rows)))
+            panel = {label: stack[row : row + 1] for label, stack in drawn.items()}
+            print(panels.save(compose(panel), index))
+            sheet.add(panel, index)
+    if rows := sheet.rows():
+        print(panels.save_sheet(compose(rows, captions=sheet.captions())))
     if psnr.decibels():
         print(psnr)
     return summarize(reader.unreadable, len(chosen))

@@ -36,3 +36,28 @@ def test_a_chart_says_where_its_names_are(names, shown, note):
         texts = [tick.get_text() for tick in axis.get_ticklabels()]
         assert texts == shown if shown else not texts or texts[0].isdecimal() or texts[0].startswith("\N{MINUS SIGN}")
     assert ("classes.csv" in bars.get_ylabel()) == bool(note)
+
+
+@pytest.mark.parametrize("number", [3, NAMED_BARS + 1])
+def test_a_class_that_is_never_right_can_be_seen(number):
+    """As a number beside its bar and in the bin of its confidence; many classes are counted."""
+    labels = np.arange(number)
+    logits = np.eye(number, dtype=np.float32)[[*labels[:-1], 0]]  # the last class is taken for the first
+    _, (_, *charts) = class_report(9 * logits, labels, [f"c{i}" for i in labels])
+    bars, bins = Figure().subplots(1, 2)
+    for axes, chart in zip((bars, bins), charts, strict=True):
+        chart.draw(axes)
+    shown = ["0.0", "100.0", "100.0"] if number == 3 else []
+    assert [text.get_text() for text in bars.texts] == shown
+    assert ("1 of them 0" in bars.get_ylabel()) == (not shown)
+    assert bars.get_xlim()[1] > 100
+
+
+def test_a_bin_without_images_differs_from_one_without_a_right_image():
+    logits = np.array([[9, 0], [0, 0.1]], np.float32)
+    _, charts = class_report(logits, np.array([0, 0]), ["a", "b"])
+    axes = Figure().subplots()
+    charts[-1].draw(axes)
+    (zero,) = [text for text in axes.texts if text.get_text()]
+    assert zero.get_text() == "0"
+    assert zero.xy[0] == pytest.approx(52.5, abs=5)  # softmax gives the wrong class 52.5 %

@@ -48,6 +48,18 @@ def drawn(text: str) -> np.ndarray:
     return np.asarray(image) < 128
 
 
+def test_a_long_line_loses_its_middle():
+    lettering, text = Lettering(SIZE), "a folder with a long name/00012.jpg"
+    assert lettering.fitted(text, lettering.width(text)) == text
+    shown = lettering.fitted(text, 200)
+    start, end = shown.split("...")
+    assert text.startswith(start)
+    assert text.endswith(end)
+    assert abs(len(start) - len(end)) <= 1
+    assert lettering.width(shown) <= 200 < lettering.width(f"{start}{text[len(start)]}...{end}")
+    assert lettering.fitted(text, 1) == "..."
+
+
 def test_a_font_of_the_environment_is_used(font, monkeypatch, caplog):
     monkeypatch.setenv(VARIABLE, str(font))
     assert drawable_names(["cat", SQUARE]) == ("cat", SQUARE)

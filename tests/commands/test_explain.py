@@ -73,6 +73,15 @@ def test_the_sheet_of_another_command_is_kept(draw, images, trained, tmp_path):
     assert len(list((tmp_path / "panels").iterdir())) == 6
 
 
+@pytest.mark.once
+def test_a_warning_names_the_weights_whose_pictures_are_replaced(draw, images, trained, tmp_path):
+    image, model = images / "val/ring/00000.jpg", trained() / "checkpoint-1.pd"
+    assert [draw(flags, image)[2] for flags in ("", "--heads")] == ["", ""]
+    _, _, err = draw("--random_weights", image)
+    assert err.startswith(f"warning: 1 picture of {model} in {tmp_path}/panels will be replaced by those of {model}, ")
+    assert err.count("\n") == 1
+
+
 def test_a_link_to_the_folder_of_the_panels_is_refused(draw, tmp_path):
     (tmp_path / "panels").mkdir()
     Image.new("RGB", (32, 32)).save(tmp_path / "panels/0.png")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from plsc_mae.commands.pictures import PanelFolder, PictureReader
+from plsc_mae.commands.pictures import PanelFolder, PictureReader, Sheet
 from plsc_mae.data.imagefolder import ImageList, PathTable
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import DataError
@@ -23,8 +26,8 @@ def images(root: Path, *names: str) -> ImageList:
     return ImageList(PathTable(names), np.full(len(names), -1, np.int64), (), str(root))
 
 
-def draw(folder: Path, found: ImageList, command: str = "reconstruct") -> list[str]:
-    panels = PanelFolder(command, str(folder), found, range(len(found)), found.root)
+def draw(folder: Path, found: ImageList, command: str = "reconstruct", network: str = "a.pd") -> list[str]:
+    panels = PanelFolder(command, str(folder), found, range(len(found)), found.root, network)
     saved = [panels.save(PANEL, index).name for index in range(len(found))]
     panels.save_sheet(PANEL)
     return saved
@@ -63,6 +66,57 @@ def test_panels_of_other_images_stay(tmp_path):
     assert [draw(tmp_path / "out", found) for found in (first, second, first)] == [["x.png"], ["x.png.png"], ["x.png"]]
 
 
+def test_pictures_of_another_network_are_not_replaced_silently(tmp_path, caplog):
+    """Also if its name is not UTF-8; a repeated command and pictures of an unknown network cause no warning."""
+    found, gbk = images(tmp_path / "in", "x.png", "y.png"), b"\xb9\xb7.pd".decode("utf-8", "surrogateescape")
+    draw(tmp_path / "out", found)
+    draw(tmp_path / "out", found)
+    PANEL.save(tmp_path / "out/x.png", pnginfo=_marked(tmp_path / "out/x.png"))
+    assert not caplog.records
+    draw(tmp_path / "out", found, network=gbk)
+    draw(tmp_path / "out", found)
+    first, second = (record.message for record in caplog.records)
+    assert first.startswith(f"2 pictures of a.pd in {tmp_path}/out will be replaced by those of ")
+    assert second.startswith(rf"3 pictures of \xb9\xb7.pd in {tmp_path}/out will be replaced by those of a.pd")
+    assert "--save_path" in second
+    draw(tmp_path / "out", found, "explain", gbk)
+    assert len(caplog.records) == 2
+
+
+def _marked(path: Path) -> PngInfo:
+    """The metadata of a panel without the name of the network."""
+    info = PngInfo()
+    with Image.open(path) as panel:
+        info.add_text("Software", panel.info["Software"])
+    return info
+
+
+def fill(sheet: Sheet, indices: Iterable[int]) -> list[int]:
+    """Give a sheet panels whose pixels are the number of the image; return the numbers of its rows."""
+    for index in indices:
+        sheet.add({"image": np.full((1, 2, 2, 3), index, np.uint8)}, index)
+    return sheet.rows()["image"][:, 0, 0, 0].tolist() if sheet.rows() else []
+
+
+@pytest.mark.parametrize(
+    ("chosen", "unreadable", "rows"),
+    [
+        (range(10), [], list(range(10))),
+        (range(40), [], list(range(0, 40, 4))),
+        (range(0, 80, 2), [0, 8, 72], [2, 10, *range(16, 72, 8), 74]),  # the next image stands in
+        (range(40), [36, 37, 38, 39], list(range(0, 36, 4))),
+        (range(1), [], []),
+    ],
+)
+def test_a_sheet_shows_evenly_spaced_images(tmp_path, caplog, chosen, unreadable, rows):
+    found = ImageList(PathTable([f"{i}.png" for i in range(80)]), np.full(80, -1, np.int64), (), str(tmp_path))
+    sheet, drawn = Sheet(found, chosen), [index for index in chosen if index not in unreadable]
+    with caplog.at_level(logging.INFO, logger="plsc_mae"):
+        assert fill(sheet, drawn) == rows
+    assert sheet.captions() == [f"{index}.png" for index in rows or drawn]
+    assert (f"{len(rows)} of these {len(drawn)} images" in caplog.text) == (len(rows) < len(drawn) and bool(rows))
+
+
 @pytest.mark.parametrize("name", ["x.png", "sheet.png"])
 def test_files_of_the_user_stay(tmp_path, name):
     out = tmp_path / "out"
@@ -85,11 +139,11 @@ def test_panels_are_not_written_among_the_images(tmp_path, place):
 
 def test_one_image_may_have_its_panel_in_its_folder_under_another_name(tmp_path):
     found = images(tmp_path, "x.jpg")
-    PanelFolder("explain", str(tmp_path), found, [0], str(tmp_path / "x.jpg")).save(PANEL, 0)
+    PanelFolder("explain", str(tmp_path), found, [0], str(tmp_path / "x.jpg"), "a.pd").save(PANEL, 0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.jpg", "x.png"]
     found = images(tmp_path, "y.png")
     with pytest.raises(DataError, match=r"y\.png: it exists"):
-        PanelFolder("explain", str(tmp_path), found, [0], str(tmp_path / "y.png"))
+        PanelFolder("explain", str(tmp_path), found, [0], str(tmp_path / "y.png"), "a.pd")
 
 
 def test_unreadable_pictures_are_counted(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,11 @@ def labels(monkeypatch) -> list[list[str]]:
     """The labels of every panel that is drawn."""
     seen: list[list[str]] = []
     compose = reconstruct.compose
-    monkeypatch.setattr(reconstruct, "compose", lambda pictures: seen.append(list(pictures)) or compose(pictures))
+    monkeypatch.setattr(
+        reconstruct,
+        "compose",
+        lambda pictures, **captions: seen.append(list(pictures)) or compose(pictures, **captions),
+    )
     return seen
 
 
@@ -66,6 +71,27 @@ def test_a_folder_gives_a_panel_per_image_and_a_sheet(trained, images, draw, tmp
         assert panel.width == sheet.width > COLUMNS * 224
         assert sheet.height > 10 * 224
         assert np.asarray(panel).std() > 10
+
+
+@pytest.mark.once
+def test_the_sheet_has_images_of_all_classes_with_their_names(trained, images, draw, tmp_path, monkeypatch):
+    """20 images of ten folders: a row for each folder."""
+    named: list[str] = []
+    compose = reconstruct.compose
+    monkeypatch.setattr(
+        reconstruct,
+        "compose",
+        lambda pictures, captions=(): named.extend(captions) or compose(pictures, captions=captions),
+    )
+    for folder in sorted((images / "val").iterdir()):
+        (source,) = folder.iterdir()
+        (tmp_path / "in" / folder.name).mkdir(parents=True)
+        for number in range(2):
+            shutil.copy(source, tmp_path / f"in/{folder.name}/{number}.jpg")
+    code, out, _ = draw(trained() / "checkpoint-1.pd", tmp_path / "in")
+    assert code == 0
+    assert named == [f"{folder.name}/0.jpg" for folder in sorted((images / "val").iterdir())]
+    assert "10 of these 20 images" in out
 
 
 @pytest.mark.once
@@ -236,7 +262,9 @@ def test_the_range_of_training_is_used(trained, draw, tmp_path, monkeypatch, cap
     drawn = []
     compose = reconstruct.compose
     monkeypatch.setattr(
-        reconstruct, "compose", lambda pictures: drawn.append(pictures["original"]) or compose(pictures)
+        reconstruct,
+        "compose",
+        lambda pictures, **captions: drawn.append(pictures["original"]) or compose(pictures, **captions),
     )
     plain, ranged = trained(), trained("--pixel_range 0 4095")
     capfd.readouterr()
@@ -247,7 +275,7 @@ def test_the_range_of_training_is_used(trained, draw, tmp_path, monkeypatch, cap
         (ranged, "--pixel_range 0 8190", 128, 1),
     ):
         monkeypatch.setattr(depth, "_logged", bytearray(len(depth._KINDS)))
-        code, _, err = draw(model / "checkpoint-1.pd", tmp_path / "in", flags)
+        code, _, err = draw(model / "checkpoint-1.pd", tmp_path / "in", f"{flags} --save_path {tmp_path}/{model.name}")
         assert code == 0
         assert err.count("\n") == warnings
         assert abs(int(drawn[-1].max()) - largest) <= 1
@@ -279,7 +307,9 @@ def test_a_random_tokenizer_is_told_again(trained_cae, images, draw):
 def test_cae_hides_as_many_patches_as_asked(trained_cae, images, draw, monkeypatch):
     drawn, masks = [], []
     compose = reconstruct.compose
-    monkeypatch.setattr(reconstruct, "compose", lambda pictures: drawn.append(pictures) or compose(pictures))
+    monkeypatch.setattr(
+        reconstruct, "compose", lambda pictures, **captions: drawn.append(pictures) or compose(pictures, **captions)
+    )
     for flags, hidden in (("", 8), ("--num_mask_patches 5", 5), ("--num_mask_patches 5 --seed 1", 5)):
         assert draw(trained_cae(), images, f"--max_images 4 {flags}")[0] == 0
         masks.append((drawn[-1]["masked"] == 128).all(axis=-1))  # the sheet comes last; hidden patches are gray
@@ -309,21 +339,26 @@ def exported(large_cae, tmp_path):
     return write
 
 
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
 @pytest.mark.once
 @pytest.mark.long
 @pytest.mark.parametrize("dialect", ["cae", "plsc_cae"])
 def test_foreign_files_draw_what_ours_draw(exported, large_cae, tokenizer, images, draw, tmp_path, dialect):
     """From the same weights, the same images and the same masks: the same panels."""
     assert draw(large_cae, images, "--max_images 3")[0] == 0
-    ours = (tmp_path / "panels/sheet.png").read_bytes()
+    ours = pixels(tmp_path / "panels/sheet.png")
     file, count = exported(dialect)
     flags = f"--num_heads 4 --decoder_num_heads 4 --discrete_vae_weight_path {tokenizer} --max_images 3"
     code, out, err = draw(file, images, f"{flags} --num_mask_patches 24")
     assert code == 0, err
     assert f"{count} tensors matched ({dialect})" in out
-    assert (tmp_path / "panels/sheet.png").read_bytes() == ours
+    np.testing.assert_array_equal(pixels(tmp_path / "panels/sheet.png"), ours)
     assert draw(file, images, f"{flags} --num_mask_patches 30")[0] == 0
-    assert (tmp_path / "panels/sheet.png").read_bytes() != ours
+    assert (pixels(tmp_path / "panels/sheet.png") != ours).any()
 
 
 @pytest.mark.once
