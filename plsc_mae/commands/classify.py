@@ -121,13 +121,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     stored = trained.checkpoint if trained else read_start(config, start.checkpoint)
     config = config if stored is None else settle_sizes(config, stored)
     check_network(config)
-    evaluated: Iterator[EvaluationPart] = iter(())
-    if trained is None:
-        images = find_training_images(config, given)
-    else:
-        evaluated = find_evaluation_parts(config, trained.head, trained.kind, given)
-        first = next(evaluated)
-        images, evaluated = _only_evaluated(first, trained), itertools.chain([first], evaluated)
+    images, evaluated = _find_images(config, trained, given)
     known = images.val if config.eval else images.train
     origin = start.checkpoint or config.resume or config.finetune
     config = pixel_settings.settle(config, known if isinstance(known, ImageList) else None, origin)
@@ -242,6 +236,17 @@ def _read_trained(config: ClassifyConfig) -> Trained:
 def _only_evaluated(part: EvaluationPart, trained: Trained) -> Images:
     """Return the `Images` of a run without training; `part` is the first part of the evaluation set."""
     return Images(None, part.images, trained.head.outputs, ClassOrder(), trained.kind)
+
+
+def _find_images(
+    config: ClassifyConfig, trained: Trained | None, given: GivenImages
+) -> tuple[Images, Iterator[EvaluationPart]]:
+    """Return the images of a run, or those of the first part of an evaluation, and the parts of the evaluation."""
+    if trained is None:
+        return find_training_images(config, given), iter(())
+    parts = find_evaluation_parts(config, trained.head, trained.kind, given)
+    first = next(parts)
+    return _only_evaluated(first, trained), itertools.chain([first], parts)
 
 
 def _load_trained(model: ImageClassifier, config: ClassifyConfig, trained: Trained) -> None:

@@ -85,10 +85,8 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     dataset = pretraining_dataset(config, method, images=given.train)
     listed = without_repeats(dataset.images)
     knn_images = find_knn_images(config, listed, given.val) if config.knn_freq else None
-    watched = None
-    if config.feature_freq:
-        val = knn_images[1] if knn_images else given.val
-        watched = find_watched_images(config, listed, val)
+    validation = knn_images[1] if knn_images else given.val
+    watched = find_watched_images(config, listed, validation) if config.feature_freq else None
     if config.online_probe:
         require_classes(dataset.images, "--online_probe")
     if config.online_probe or config.knn_freq:

@@ -245,8 +245,7 @@ class CAE(Method[CAEConfig]):
         """Build the Task of the options: the network that they name, with their overrides, and the target.
 
         Raises:
-            ConfigError: see `Method.build_task`.
-            CheckpointError: see `Method.build_task`.
+            UserError: see `Method.build_task`.
         """
         require_network(config.model, registry.CAE)
         if not config.is_rgb and config.target_mode == "clusterID":
@@ -275,8 +274,8 @@ class CAE(Method[CAEConfig]):
         """Build the Task without reading files; the tokenizer or the vectors of target_mode random are random."""
         require_network(config.model, registry.CAE)
         self._tokenizer_size(config)
-        files: dict[str, Any] = {"discrete_vae_weight_path": "", "target_path": None}
-        named = dataclasses.replace(config, discrete_vae_type="random_init", discrete_vae_dtype="auto", **files)
+        tokenizer = {"discrete_vae_type": "random_init", "discrete_vae_dtype": "auto", "discrete_vae_weight_path": ""}
+        named = dataclasses.replace(config, target_path=None, **tokenizer)  # type: ignore[arg-type]
         return self._task(config, build_target(named, self.normalize(config), self._patch_size(config)))
 
     def _task(self, config: CAEConfig, target: Target) -> CAETask:
