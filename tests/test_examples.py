@@ -26,7 +26,7 @@ def test_an_example_runs(path, fork_server, tmp_path):
     assert done.stdout.count("\n") >= 1
 
 
-@pytest.mark.slow  # a kernel of its own, which imports Paddle
+@pytest.mark.long
 def test_the_notebook_runs(tmp_path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(ROOT / "examples/tour.ipynb", as_version=4)

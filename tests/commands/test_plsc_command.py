@@ -131,7 +131,7 @@ SIZES = {
     "small": Size(
         "--embed_dim 48 --depth 2 --num_heads 4", "--decoder_embed_dim 48 --decoder_num_heads 4", "--n_hid 8", 48, {}
     ),
-    "full": Size("", "", "", 768, {"pretrain": "148.7 M", "finetune": "86.5 M", "linprobe": "0.8 M"}),
+    "full": Size("", "", "", 768, {"pretrain": "148.7 M", "finetune": "86.5 M", "linprobe": "769,000"}),
 }
 
 
