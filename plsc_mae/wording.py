@@ -30,3 +30,11 @@ def ordinal(number: int) -> str:
 def in_millions(number: int) -> str:
     """Return a number in millions, `85.8 M`, or in full below a million, `34,912`."""
     return f"{number / 1e6:.1f} M" if number >= 1e6 else f"{number:,}"
+
+
+def guides(*names: str) -> str:
+    """Return the paths of guides in the repository: `docs/faq.md and docs/export.md (Chinese: docs/zh)`.
+
+    Every one of them must have a Chinese version.
+    """
+    return f"{' and '.join(f'docs/{name}.md' for name in names)} (Chinese: docs/zh)"

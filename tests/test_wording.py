@@ -1,10 +1,15 @@
-"""Numbers in messages: singular, plural, ordinals, and small counts that are not rounded to zero."""
+"""Numbers in messages: singular, plural, ordinals, and small counts that are not rounded to zero; guides."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from plsc_mae.wording import counted, in_millions, ordinal, span
+from plsc_mae.wording import counted, guides, in_millions, ordinal, span
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -23,6 +28,16 @@ from plsc_mae.wording import counted, in_millions, ordinal, span
 )
 def test_plurals(number, noun, text):
     assert counted(number, noun) == text
+
+
+def test_guides_exist_in_both_languages():
+    assert guides("few-images", "faq") == "docs/few-images.md and docs/faq.md (Chinese: docs/zh)"
+    calls = re.findall(r"guides\(([^)]*)\)", "".join(path.read_text() for path in (ROOT / "plsc_mae").rglob("*.py")))
+    named = {name for call in calls for name in re.findall(r"[\"']([a-z-]+)[\"']", call)}
+    assert named >= {"few-images", "read-the-curves"}
+    for name in named:
+        assert (ROOT / f"docs/{name}.md").is_file()
+        assert (ROOT / f"docs/zh/{name}.md").is_file()
 
 
 def test_ranges():

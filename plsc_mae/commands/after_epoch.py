@@ -16,12 +16,13 @@ from plsc_mae.report.run_folder import is_number, read_lines
 from plsc_mae.train.checkpoint.state import Progress
 from plsc_mae.train.class_results import ClassResultsWriter, EpochCounts
 from plsc_mae.train.observers.base import Evaluation
+from plsc_mae.wording import guides
 
 HINT_SHARE = 1 / 3  # of the epochs, after which a run that learns nothing gets a hint
 LEARNING_EPOCHS = 3  # at the peak of the learning rate that a run must have had before the hint
 FALLEN, RISEN = 0.95, 1.1  # a training loss between these multiples of its first epoch mean has not moved
 CLOSE = 0.98  # a validation loss below this multiple of that of the class shares is better than they are
-RATE_PAGES = "docs/few-images.md and docs/read-the-curves.md"
+RATE_PAGES = guides("few-images", "read-the-curves")
 
 logger = logging.getLogger(__name__)
 

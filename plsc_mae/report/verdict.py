@@ -8,7 +8,7 @@ from plsc_mae.analysis.class_counts import chance_accuracy
 from plsc_mae.analysis.trivial import CONTEXT_FREE, DESCRIPTIONS
 from plsc_mae.names import escape_name
 from plsc_mae.report.run_folder import RunFolder
-from plsc_mae.wording import counted
+from plsc_mae.wording import counted, guides
 
 _MAIN_METRICS = {"test_acc1": " %", "test_mAP": " %", "test_r2": ""}  # one for each --task, with its unit
 Answer = Literal["yes", "barely", "in part", "not yet", "unknown"]
@@ -18,8 +18,8 @@ _EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
 _ACCURACY = "test_acc1"
 _AT_CHANCE = (
-    "Raise the learning rate, train for more epochs, or check the classes with plsc-mae doctor: docs/few-images.md and "
-    "docs/read-the-curves.md."
+    "Raise the learning rate, train for more epochs, or check the classes with plsc-mae doctor: "
+    f"{guides('few-images', 'read-the-curves')}."
 )
 
 

@@ -19,14 +19,14 @@ from plsc_mae.train.checkpoint.folder import CONTINUED_SESSION_OPTIONS, config_p
 from plsc_mae.train.checkpoint.state import Progress, RunState
 from plsc_mae.train.log.run_logger import duration
 from plsc_mae.train.scaling import images_per_update, peak_lr, scales_with_batch
-from plsc_mae.wording import counted, in_millions
+from plsc_mae.wording import counted, guides, in_millions
 
 # Options that the row "options" of the overview leaves out: other rows show them, or they concern the console only.
 SHOWN_OPTIONS = (
     *("model", "data_path", "output_dir", "epochs", "batch_size", "accum_iter", "lr", "blr", "max_train_step"),
     *("quiet", "json"),
 )
-FEW_IMAGES, FEW_IMAGES_PAGE = 1000, "docs/few-images.md"
+FEW_IMAGES = 1000
 IN_MEMORY = "<"  # first character of a data path for images in memory
 
 
@@ -64,7 +64,7 @@ def announce_plan(
                 f"{config.data_path}: {counted(images, 'image')}{_replaced(unreadable)}, "
                 f"{counted(updates, 'update')} per epoch",
                 *_incomplete_parts(state, loader),
-                *([f"options for small sets: {FEW_IMAGES_PAGE}"] if images <= FEW_IMAGES else []),
+                *([f"options for small sets: {guides('few-images')}"] if images <= FEW_IMAGES else []),
             ]
         ),
         "network": f"{config.model}: {in_millions(n_parameters)} trainable parameters, "
