@@ -14,6 +14,7 @@ from scipy.special import log_softmax
 from plsc_mae.analysis.confusion import Counts, Doubles, confusion_matrix
 
 ECE_BINS = 15  # Guo et al. 2017
+TOP = 5  # classes of the top-5 accuracy
 BLOCK = 4096  # largest number of images whose probabilities are in memory together, in float64
 
 Logits = npt.NDArray[np.float32]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import paddle
 
 from plsc_mae import console, weights
+from plsc_mae.commands.after_epoch import RATE_PAGES, AfterEpoch
 from plsc_mae.commands.classify_data import (
     Images,
     build_datasets,
@@ -147,6 +148,8 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     best = f"test_{images.kind.best_metric}"
     memory = planned_memory(task, config, world)
     trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=best, planned_memory=memory)
+    if evaluations:
+        trainer.after_epoch = AfterEpoch(config, evaluations[0], images.class_order)
     trainer.fit(start)
     if world.is_main and images.val is not None:
         found = [trainer.progress.best, *(trainer.metrics.get(f"{best}_{name}", -math.inf) for name in _rates(task))]
@@ -203,9 +206,9 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
     logger.warning(
         "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for the "
         "validation images reach up to %.4g; raise %s, train for more epochs, or check that the labels belong to the "
-        "images",
+        "images: %s",
         *(kind.best_metric, best, limit),
-        "--blr" if config.lr is None else "--lr",
+        *("--blr" if config.lr is None else "--lr", RATE_PAGES),
     )
 
 
@@ -281,14 +284,17 @@ def _log_start(path: str, report: LoadReport) -> None:
 def _evaluations(
     task: ClassifyTask | PipelinedTask, config: ClassifyConfig, dataset: KeyedDataset | None, world: World
 ) -> list[Evaluation]:
-    """Return the evaluations of the weights and, with --model_ema, of their moving average; none without `dataset`."""
+    """Return the evaluations of the weights and, with --model_ema, of their moving average; none without `dataset`.
+
+    If the labels are classes, the first one counts the results per class.
+    """
     if dataset is None:
         return []
     evaluate = _evaluation(task, config, dataset, world)
-    average = task.task.average if isinstance(task, PipelinedTask) else task.average
-    if average is None:
-        return [evaluate()]
-    return [evaluate(), evaluate(prefix="ema_test_", weights=average.applied)]
+    whole = task.task if isinstance(task, PipelinedTask) else task
+    counts_classes = not whole.kind.dense and not isinstance(whole, SweepTask)
+    own = evaluate(num_classes=whole.model.num_classes if counts_classes else 0)
+    return [own] if whole.average is None else [own, evaluate(prefix="ema_test_", weights=whole.average.applied)]
 
 
 def _evaluation(

@@ -115,12 +115,18 @@ def _evaluate_part(task: ClassifyTask, part: EvaluationPart, evaluation: Evaluat
 
 def _describe(kind: LabelKind, result: _Result) -> str:
     """Return the metrics of an evaluation set with a single part, as text."""
-    metrics = result.metrics
+    metrics, outputs = result.metrics, result.gathered.outputs.shape[1]
     if result.part.accepted is not None:
         values = " ".join(f"Acc@{k} {metrics[f'real_acc{k}']:.3f}" for k in _KS)
         return f"* ReaL {values}, {counted(result.images, 'image')}"
     values = " ".join(f"{title} {metrics[name]:.3f}" for name, title in kind.titles.items() if name in metrics)
-    more = ", ".join(f"{title} {metrics[name]:.2f} %" for name, title in kind.more_titles.items())
+    classes = counted(outputs, "class")
+    more = ", ".join(
+        [
+            *(f"{title} {metrics[name]:.2f} %" for name, title in kind.more_titles.items()),
+            *(f"{kind.titles[name]} is always 100 with {classes}" for name in kind.constant_scores(outputs)),
+        ]
+    )
     return f"* {values}, {counted(result.images, 'image')}" + (f"\n  {more}" if more else "")
 
 

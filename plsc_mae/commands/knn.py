@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from plsc_mae import weights
+from plsc_mae.analysis.classification import TOP
 from plsc_mae.analysis.feature_files import save_arrays
 from plsc_mae.analysis.feature_store import FeatureStore, identify
 from plsc_mae.analysis.features import Encode, Rows, RowsInMemory, TokenFeatures, pixel_features
@@ -29,7 +30,6 @@ from plsc_mae.weights.finite import require_finite
 from plsc_mae.wording import counted
 
 BANK, QUERIES, TABLE, PICTURE = "train.npz", "val.npz", "output.txt", "neighbors.png"
-TOP = 5  # classes of the top-5 accuracy
 TABLE_ENTRY = ">> "  # starts the entry of a network in the table
 
 

@@ -38,6 +38,7 @@ def run(config: ReportConfig) -> None:
     phase = " ".join(str(found.options.get(name, "")) for name in ("method", "phase", "model"))
     content = (
         ("Is it learning?", sections.learning(found)),
+        ("Classes", sections.classes(found)),
         ("Published log", sections.published(found)),
         ("Curves", sections.charts(found)),
         ("Representation", sections.representation(found)),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from plsc_mae.weights.reader import Checkpoint
 
 MASKED = "masked"  # label of the picture with hidden patches
-OUTPUT, LABEL = "output", "label"  # entries of the result of `Task.scores`
+OUTPUT, LABEL, PREDICTION = "output", "label", "prediction"  # entries of the result of `Task.scores`
 Batch = dict[str, Any]  # tensors; entries named host_* are NumPy arrays, because the device does not need them
 Pictures = dict[str, npt.NDArray[np.uint8]]
 PatchStats = Literal["original", "visible"]
@@ -75,6 +75,7 @@ class Task(nn.Layer, ABC):
         gives_features: whether `forward` of a pre-training Task also returns features: for each image, the mean of its
             encoded visible patches.
         score_names: names of those results of `scores` that are averaged.
+        constant_scores: those of them that are the same for every network, which lines on the console leave out.
         display: channels and contrast of pictures.
         reference_loss: name of the logged loss that `trivial_losses` are compared with; "" for a Task without them.
     """
@@ -84,6 +85,7 @@ class Task(nn.Layer, ABC):
     reference_loss: str = ""
     display: Display = RGB_DISPLAY
     score_names: tuple[str, ...] = ()
+    constant_scores: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, batch: Batch) -> StepOutput:
@@ -155,7 +157,8 @@ class Task(nn.Layer, ABC):
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """Return the scores of a validation batch, {name: float [B]} for `score_names`.
 
-        `OUTPUT` and `LABEL` may be further entries, see `metrics`.
+        `OUTPUT` and `LABEL` may be further entries, see `metrics`; for classes also `PREDICTION`, the most probable
+        class of each image, float [B].
 
         Raises:
             TypeError: the Task has no scores.

@@ -87,7 +87,7 @@ class ClassifyTask(Task):
         self.kind = kind or Classes()
         if isinstance(self.kind, Classes) and isinstance(config, FinetuneConfig):
             self.kind.smoothing = config.smoothing
-        self.score_names = self.kind.score_names
+        self.score_names, self.constant_scores = self.kind.score_names, self.kind.constant_scores(num_classes)
         self.mixup = build_mixup(config, num_classes)
         self._selected: Tensor | None = None
         averaged = isinstance(config, FinetuneConfig) and config.model_ema

@@ -15,7 +15,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from plsc_mae.analysis.classification import classification_metrics
+from plsc_mae.analysis.class_counts import DEVIATIONS, chance_accuracy, describe_missed
+from plsc_mae.analysis.classification import TOP, classification_metrics
 from plsc_mae.analysis.evaluation_report import Report, class_report, label_report, number_report
 from plsc_mae.analysis.label_metrics import multilabel_metrics, regression_metrics
 from plsc_mae.errors import CheckpointError, flag
@@ -26,11 +27,9 @@ from plsc_mae.losses import (
     soft_target_cross_entropy,
     zero_unknown,
 )
-from plsc_mae.wording import counted
+from plsc_mae.methods.base import PREDICTION
 
 LABEL_KIND = "label_kind"  # entry of a checkpoint; absent for classes
-DEVIATIONS = 2  # standard deviations up to which chance explains a metric
-FEWEST_MISSED, MISSED_NAMES = 3, 5  # images of a class that is reported as missed; number of such names in a warning
 RANKINGS = 10  # random rankings whose mAP estimates that of chance
 Values = npt.NDArray[np.float32]
 
@@ -72,6 +71,10 @@ class LabelKind(ABC):
     def fit(self, labels: npt.NDArray[Any]) -> LabelKind:
         """Adopt the statistics of a new run's training labels and return this kind; only `Numbers` has statistics."""
         return self
+
+    def constant_scores(self, outputs: int) -> tuple[str, ...]:
+        """Return those of `score_names` that are the same for every network with that number of outputs."""
+        return ()
 
     @abstractmethod
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -171,6 +174,10 @@ class Classes(LabelKind):
         """A line of NumPy code for the probabilities."""
         return "values = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()"
 
+    def constant_scores(self, outputs: int) -> tuple[str, ...]:
+        """Return ("acc5",) if there are at most five classes: top-5 accuracy is then 100."""
+        return ("acc5",) if outputs <= TOP else ()
+
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """Return the mean cross entropy with distributions [B, K], or with smoothed class numbers [B]."""
         if target.ndim == 2:
@@ -178,7 +185,7 @@ class Classes(LabelKind):
         return label_smoothing_cross_entropy(outputs, target, self.smoothing)
 
     def scores(self, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return cross entropy, top-1 and top-5 accuracy (0 or 100), see `classification_scores`."""
+        """Return cross entropy, top-1 and top-5 accuracy (0 or 100) and prediction, see `classification_scores`."""
         return classification_scores(outputs, labels)
 
     def metrics(self, outputs: Values, labels: npt.NDArray[Any]) -> dict[str, float]:
@@ -187,18 +194,14 @@ class Classes(LabelKind):
 
     def chance(self, labels: npt.NDArray[Any]) -> float:
         """Return the share of the most frequent class plus two standard deviations of its estimate, in percent."""
-        share = np.bincount(labels).max() / len(labels)
-        return 100 * float(share + DEVIATIONS * np.sqrt(share * (1 - share) / len(labels)))
+        return chance_accuracy(np.bincount(labels))
 
     def warnings(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Iterator[str]:
         """Yield a warning about classes with images that no image is classified as."""
         images = np.bincount(labels, minlength=outputs.shape[1])
         predicted = np.bincount(outputs.argmax(axis=1), minlength=outputs.shape[1])
-        missed = np.flatnonzero((images >= FEWEST_MISSED) & (predicted == 0))
-        if len(missed):
-            shown = ", ".join(f"'{names[i]}' ({counted(int(images[i]), 'image')})" for i in missed[:MISSED_NAMES])
-            more = f" and {len(missed) - MISSED_NAMES} more" if len(missed) > MISSED_NAMES else ""
-            yield f"no image is classified as {shown}{more}"
+        if missed := describe_missed(images, predicted, names):
+            yield missed
 
     def report(self, outputs: Values, labels: npt.NDArray[Any], names: Sequence[str]) -> Report:
         """Return scores per class, the confusion matrix and the calibration."""
@@ -370,11 +373,19 @@ def stored_kind(meta: Mapping[str, Any], path: object) -> LabelKind:
 
 
 def classification_scores(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Return float32 [B] "loss", "acc1" and "acc5" of logits [B, K] and class numbers [B]; accuracies are 0 or 100."""
+    """Return the scores of logits [B, K] and class numbers [B], float32 [B] each.
+
+    They are "loss", "acc1" and "acc5", which are 0 or 100, and `PREDICTION`, the class that "acc1" judges.
+    """
     logits = logits.astype("float32")
-    best = logits.topk(min(5, logits.shape[1]), axis=1)[1]
+    best = logits.topk(min(TOP, logits.shape[1]), axis=1)[1]
     hit = (best == labels.unsqueeze(1)).astype("float32") * 100
-    return {"loss": F.cross_entropy(logits, labels, reduction="none"), "acc1": hit[:, 0], "acc5": hit.max(axis=1)}
+    return {
+        "loss": F.cross_entropy(logits, labels, reduction="none"),
+        "acc1": hit[:, 0],
+        "acc5": hit.max(axis=1),
+        PREDICTION: best[:, 0].astype("float32"),
+    }
 
 
 def _defined(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -45,6 +45,7 @@ class SweepTask(ClassifyTask):
         self.peak_name = "--blr" if config.lr is None else "--lr"
         self.peak = config.blr if config.lr is None else config.lr
         self.heads = model.head = ParallelHeads(model.head, len(self.rates))
+        self.constant_scores = ()
         self.score_names = tuple(f"{score}_{name}" for name in self.names for score in ("loss", "acc1"))
 
     @property

@@ -42,7 +42,8 @@ class PipelinedTask(Task):
         super().__init__()
         self.task, self.model, self.world, self.line = task, task.model, world, Line.of(world)
         self.parts = micro_batches or MICRO_BATCHES_PER_STAGE * world.pipeline.size
-        self.frozen, self.score_names = frozen, task.score_names
+        self.frozen = frozen
+        self.score_names, self.constant_scores = task.score_names, task.constant_scores
         encoder = task.model.encoder
         self.token_shape = [encoder.num_patches + encoder.num_prefix_tokens, encoder.embed_dim]
 

@@ -16,8 +16,13 @@ from PIL import Image
 from plsc_mae.errors import DataError
 from plsc_mae.train.checkpoint.folder import CONFIG, HISTORY, TRIVIAL_LOSSES
 from plsc_mae.train.checkpoint.run_record import read_record
+from plsc_mae.train.class_results import ClassResults, read_class_results
 from plsc_mae.train.log.append_file import VISUALDL_FILE
 
+_MATRIX_SOURCES = {  # commands that write the confusion matrix of a classifier, by the phase of its training
+    "finetune": "plsc-mae finetune --eval --resume FILE --save_path DIR",
+    "linprobe": "plsc-mae linprobe --eval --resume FILE --save_path DIR",
+}
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -47,11 +52,12 @@ class RunFolder:
         run: id of the run; "" if it has none.
         options: options by name; empty without a readable config file.
         intervals: records of train.jsonl.
-        epochs: records of log.txt.
+        epochs: records of log.txt, without top-5 accuracies that are 100 in all of them.
         history: records of history.jsonl.
         trivial: content of trivial_losses.json; empty if the file is missing or damaged.
         pictures: pictures by tag, in the order of time.
         lacking: sentences about contents that this folder lacks, for the report.
+        classes: content of class_results.json; None if the file is missing or damaged, as in runs that do not classify.
     """
 
     path: Path
@@ -63,6 +69,7 @@ class RunFolder:
     trivial: Mapping[str, Any]
     pictures: Mapping[str, Sequence[Picture]]
     lacking: list[str] = field(default_factory=list)
+    classes: ClassResults | None = None
 
     @property
     def name(self) -> str:
@@ -122,8 +129,8 @@ def read_run(path: Path) -> RunFolder:
     trivial = read_trivial_losses(path / TRIVIAL_LOSSES)
     if not trivial and options.get("phase", "pretrain") == "pretrain":
         lacking.append(f"{TRIVIAL_LOSSES} with the losses of trivial predictors: the run is of an earlier version.")
-    if options.get("phase") in ("finetune", "linprobe"):
-        lacking.append("a confusion matrix: training records accuracies only.")
+    if options.get("phase") in _MATRIX_SOURCES:
+        lacking.append(f"a confusion matrix: {_MATRIX_SOURCES[options['phase']]} writes it.")
     for name, records in (("train.jsonl", intervals), ("log.txt", epochs)):
         if not records:
             lacking.append(f"{name}: it is missing or empty; no epoch may have ended yet.")
@@ -132,7 +139,8 @@ def read_run(path: Path) -> RunFolder:
     pictures = _read_pictures(board, lacking)
     record = read_record(path / "run.json")
     run = record.run if record else str((intervals or epochs)[-1].get("run", ""))
-    return RunFolder(path, run, options, intervals, epochs, history, trivial, pictures, lacking)
+    epochs, classes = _without_constant_top5(epochs), read_class_results(path)
+    return RunFolder(path, run, options, intervals, epochs, history, trivial, pictures, lacking, classes)
 
 
 def read_lines(path: Path) -> Records:
@@ -157,6 +165,13 @@ def read_trivial_losses(path: Path) -> Mapping[str, Any]:
     records = read_lines(path)
     losses = records[0].get("losses") if len(records) == 1 else None
     return records[0] if isinstance(losses, dict) and all(isinstance(x, (int, float)) for x in losses.values()) else {}
+
+
+def _without_constant_top5(epochs: Records) -> Records:
+    """Return the records without top-5 accuracies that are 100 in all of them, as they are with up to five classes."""
+    names = {name for record in epochs for name in record if name.endswith("_acc5")}
+    constant = {name for name in names if all(record.get(name, 100) == 100 for record in epochs)}
+    return [{name: value for name, value in record.items() if name not in constant} for record in epochs]
 
 
 def _read_options(path: Path, lacking: list[str]) -> Mapping[str, Any]:

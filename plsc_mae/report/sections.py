@@ -8,16 +8,20 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+
+from plsc_mae.analysis.class_counts import ClassCounts, describe_missed
 from plsc_mae.analysis.health import EXTREMES
+from plsc_mae.names import escape_name
 from plsc_mae.report.charts import Curve, line_chart
 from plsc_mae.report.page import bullets, figure, folded, pairs, paragraph, picture, reference, table
 from plsc_mae.report.published import compare_published
 from plsc_mae.report.run_folder import Picture, RunFolder, is_number
 from plsc_mae.report.verdict import ADVICE_PAGES, judge
-from plsc_mae.wording import ordinal
+from plsc_mae.wording import counted, ordinal
 
 UPDATE = "update"
-MAX_ROWS = 24  # of the table of epochs
+MAX_ROWS, MAX_CLASSES = 24, 20  # of the table of epochs, and of that of classes
 MAX_TIMES, MAX_IMAGES = 5, 2  # times at which an image is shown, and images of each kind of picture
 MIN_HEIGHT = 96  # CSS pixels
 # Fields of log.txt that have the position in the run, or the same value in every line.
@@ -146,6 +150,38 @@ def evaluations(run: RunFolder) -> str:
     rows = [[record.get("epoch"), record.get("step"), *(record.get(name) for name in names)] for record in chosen]
     every = f", every {ordinal(step)}" if step > 1 else ""
     return "".join(parts) + f"<h3>Epochs{every}</h3>" + table(("epoch", "step", *names), rows)
+
+
+def classes(run: RunFolder) -> str:
+    """Return the results per class of the best epoch, or else of the newest one: up to MAX_CLASSES, the worst first."""
+    if run.classes is None:
+        return ""
+    names, found = run.classes.names, run.classes.best or run.classes.last
+    counts, accuracy = found.counts, found.counts.accuracy
+    known = np.flatnonzero(counts.images)
+    order = known[np.lexsort((-counts.images[known], accuracy[known]))]
+    which = "the best one, of checkpoint-best.pd" if run.classes.best is found else "the newest one"
+    note = f"Validation images after epoch {found.epoch}, {which}; the worst classes come first."
+    parts = [paragraph(f"{note} The last column counts images of any class.", "sub")]
+    if missed := describe_missed(counts.images, counts.predicted, [escape_name(name) for name in names]):
+        parts.append(paragraph(f"{missed[0].upper()}{missed[1:]}.", "verdict no"))
+    rows = [
+        (names[i], int(counts.images[i]), float(accuracy[i]), _confusion(counts, i, names), int(counts.predicted[i]))
+        for i in order[:MAX_CLASSES].tolist()
+    ]
+    parts.append(table(("class", "images", "accuracy in %", "most frequent mistake", "classified as it"), rows))
+    if len(order) > MAX_CLASSES:
+        more, least = counted(len(order) - MAX_CLASSES, "more class"), accuracy[order[MAX_CLASSES]]
+        parts.append(paragraph(f"{more} with an accuracy of {least:.4g} % or more.", "sub"))
+    if len(known) < len(names):
+        parts.append(paragraph(f"{counted(len(names) - len(known), 'class')} without validation images.", "sub"))
+    return "".join(parts)
+
+
+def _confusion(counts: ClassCounts, number: int, names: Sequence[str]) -> str:
+    """Return the most frequent mistake for the images of a class as text, "" without any."""
+    taken_for = int(counts.mistaken_for[number])
+    return "" if taken_for < 0 else f"{counted(int(counts.mistakes[number]), 'image')} as '{names[taken_for]}'"
 
 
 def speed(run: RunFolder) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from plsc_mae.analysis.class_counts import chance_accuracy
 from plsc_mae.analysis.trivial import CONTEXT_FREE, DESCRIPTIONS
+from plsc_mae.names import escape_name
 from plsc_mae.report.run_folder import RunFolder
+from plsc_mae.wording import counted
 
 _MAIN_METRICS = {"test_acc1": " %", "test_mAP": " %", "test_r2": ""}  # one for each --task, with its unit
 Answer = Literal["yes", "barely", "in part", "not yet", "unknown"]
@@ -13,6 +16,11 @@ ADVICE = "Levels of the loss, plateaus and remedies:"  # for "barely", "in part"
 CLEAR = 0.05  # a loss that is below the best trivial one by less than this part of it is "barely" below
 _EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
+_ACCURACY = "test_acc1"
+_AT_CHANCE = (
+    "Raise the learning rate, train for more epochs, or check the classes with plsc-mae doctor: docs/few-images.md and "
+    "docs/read-the-curves.md."
+)
 
 
 class Verdict(NamedTuple):
@@ -22,7 +30,8 @@ class Verdict(NamedTuple):
         answer: "yes" if the loss is clearly below those of all trivial predictors, see `CLEAR`; "barely" if it is just
             below them; "in part" if it is not, but is below those of all predictors that predict the same for all
             hidden patches; "not yet" otherwise; "unknown" if the run has no finite loss or no losses of trivial
-            predictors.
+            predictors. For a classifier with results per class: "yes" if its best accuracy is above chance, else
+            "not yet".
         text: the answer for the reader.
         loss: name of the compared loss.
         value: its newest mean, see `RunFolder.last_loss`; None without one.
@@ -39,8 +48,11 @@ class Verdict(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """The text before links to `ADVICE_PAGES`; "" if the network is clearly better than all trivial predictors."""
-        if self.answer not in ("barely", "in part", "not yet"):
+        """The text before links to `ADVICE_PAGES`; "" if the network is clearly better than all trivial predictors.
+
+        It is also "" without such predictors; the text for a classifier names its pages itself.
+        """
+        if not self.levels or self.answer not in ("barely", "in part", "not yet"):
             return ""
         return ADVICE if self.finished else _EARLY + ADVICE
 
@@ -55,11 +67,12 @@ def judge(run: RunFolder) -> Verdict:
     if value is None:
         return Verdict("unknown", f"Unknown: the logs have no finite value of {name}.", name, value, levels)
     if not levels:
-        return Verdict("unknown", _without_levels(run, name, value) + fall, name, value, levels)
+        answer, text = _compare_with_chance(run, _without_levels(run, name, value) + fall)
+        return Verdict(answer, text, name, value, levels)
     beaten = [f"{label} ({level:.4g})" for label, level in levels.items() if value < level]
     others = [f"{label} ({level:.4g})" for label, level in levels.items() if value >= level]
     context_free = [loss for key, loss in losses.items() if key in CONTEXT_FREE]
-    answer: Answer = "in part" if context_free and value < min(context_free) else "not yet"
+    answer = "in part" if context_free and value < min(context_free) else "not yet"
     if not others:
         best = min(levels.values())
         answer = "yes" if value < (1 - CLEAR) * best else "barely"
@@ -71,6 +84,24 @@ def judge(run: RunFolder) -> Verdict:
     finished = bool(run.epochs) and run.epochs[-1].get("epoch", 0) + 1 == run.options.get("epochs")
     text = f"{answer.capitalize()}: the {name} is {value:.4g}, {reason}.{fall}"
     return Verdict(answer, text, name, value, levels, finished)
+
+
+def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
+    """Return (answer, text) for a run without losses of trivial predictors; `result` is the text about its numbers."""
+    accuracies = run.series(_ACCURACY)[1]
+    if run.classes is None or not accuracies:
+        return "unknown", result
+    images = run.classes.last.counts.images
+    most, limit = int(images.argmax()), chance_accuracy(images)
+    share = (
+        f"always answering '{escape_name(run.classes.names[most])}', the most frequent class, is right for "
+        f"{100 * images[most] / images.sum():.1f} % of the {counted(int(images.sum()), 'validation image')}"
+    )
+    if limit >= 100:
+        return "unknown", f"{result} The accuracy says little: {share}."
+    if max(accuracies) > limit:
+        return "yes", f"Yes: {result} For comparison: {share}."
+    return "not yet", f"Not yet: {result} This is within chance: {share}, and luck reaches {limit:.4g} %. {_AT_CHANCE}"
 
 
 def _without_levels(run: RunFolder, name: str, value: float) -> str:

@@ -9,7 +9,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class Trainer:
             keeps none.
 
     Attributes:
+        after_epoch: called in the main process with the position after each epoch, once it is logged and before its
+            checkpoints are saved; None for nothing.
         progress: position of the run.
         metrics: the metrics, by name, of the observers that were due after the last finished epoch.
     """
@@ -81,6 +83,7 @@ class Trainer:
         self.state, self.loader, self.schedule = state, loader, schedule
         self.policy, self.log, self.saver = policy, log, saver
         self.n_parameters, self.observers, self.keep_best = n_parameters, observers, keep_best
+        self.after_epoch: Callable[[Progress], None] | None = None
         self.config, self.world, self.stepper = state.config, state.world, state.stepper
         self.task, self.probe, self.accumulation = state.task, state.probe, state.accumulation
         self.trivial_losses = TrivialLosses(self.task, Path(self.config.output_dir))
@@ -422,24 +425,28 @@ class Trainer:
         record = {f"train_{name}": value for name, value in {**self._settings(), **means}.items()}
         position = {"epoch": epoch, "step": self.progress.step, "skipped_images": self._count_skipped()}
         try:
-            metrics = self._observe(epoch)
+            metrics, constant = self._observe(epoch)
         except Stopped as stop:
             self.stopped_by = stop.number
             return
         activity.enter("log")
-        self.log.epoch({**record, **position, "n_parameters": self.n_parameters}, metrics)
+        self.log.epoch({**record, **position, "n_parameters": self.n_parameters}, metrics, constant)
         self.metrics, self.skipped_before = metrics, self.loader.skipped
         self.state.epoch_meters.clear()
         self.progress = at = dataclasses.replace(self.progress, epoch=epoch + 1, batches_done=0, ended=False)
         before = at.best, at.best_step
         if metrics.get(self.keep_best, -math.inf) > at.best:
             at.best, at.best_step = metrics[self.keep_best], at.step
+        if self.after_epoch is not None and self.world.is_main:
+            self.after_epoch(at)
         self._save(*due_tags(self.config, self.progress))
         if BEST in self.saver.missing and not is_over(self.config, self.progress):
             at.best, at.best_step = before  # checkpoint-best.pd still holds the earlier one
 
-    def _observe(self, epoch: int) -> dict[str, float]:
-        """Run the observers that are due after an epoch and return their metrics by name; all processes must call.
+    def _observe(self, epoch: int) -> tuple[dict[str, float], set[str]]:
+        """Run the observers that are due after an epoch; all processes must call.
+
+        Returns their metrics by name, and the names of those that are constant, see `Observation`.
 
         The running statistics of batch normalization differ between processes, because each process computes them from
         its own batches. All processes evaluate with the statistics of the first data-parallel process, as in PyTorch's
@@ -448,12 +455,14 @@ class Trainer:
         activity.enter("evaluation")
         self.world.copy_from_main(self.task.model.buffers())
         metrics: dict[str, float] = {}
+        constant: set[str] = set()
         for observer in self.observers:
             if epoch + 1 == self.config.epochs or (epoch + 1) % observer.every == 0:
                 seen = observer(self.stop)
                 metrics |= seen.metrics
+                constant.update(seen.constant)
                 self.log.pictures(seen.pictures, self.progress.step)
-        return metrics
+        return metrics, constant
 
     def _observe_start(self) -> None:
         """Log the pictures of the network before its first update; all processes must call."""

@@ -15,6 +15,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transfer import device_batch
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading.classifier_weights import start_from_pretraining
+from plsc_mae.methods.base import PREDICTION
 from plsc_mae.methods.classify import (
     MIX_SEED,
     ClassifyTask,
@@ -205,6 +206,13 @@ def test_scores():
     few = classification_scores(logits[:, :3], paddle.to_tensor([0, 1]))  # fewer than five classes
     assert few["acc1"].numpy().tolist() == [100, 0]
     assert few["acc5"].numpy().tolist() == [100, 100]
+    assert scores[PREDICTION].numpy().tolist() == [0, 5]
+
+
+@pytest.mark.parametrize(("outputs", "constant"), [(5, ("acc5",)), (6, ())])
+def test_the_top5_accuracy_of_five_classes_is_constant(outputs, constant):
+    settings = config(FINETUNE, "mae")
+    assert ClassifyTask(build_classifier(settings, outputs), Normalize(), settings, outputs).constant_scores == constant
 
 
 def test_mae_priv_has_one_kind_of_probe():

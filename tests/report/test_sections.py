@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from plsc_mae.report.run_folder import RunFolder
-from plsc_mae.report.sections import charts, evaluations, representation, starts
+from plsc_mae.analysis.class_counts import count_classes
+from plsc_mae.report.run_folder import RunFolder, read_run
+from plsc_mae.report.sections import MAX_CLASSES, charts, classes, evaluations, representation, starts
 from plsc_mae.report.sections import warnings as section_of_warnings
 from plsc_mae.report.verdict import judge
+from plsc_mae.train.class_results import ClassResults, EpochCounts
 
 
 def folder(*epochs: dict[str, float]) -> RunFolder:
@@ -57,3 +63,64 @@ def test_metrics_of_several_labels_and_of_numbers(metric, title, rises):
     assert title in html
     assert ("in epoch" in evaluations(run)) == rises
     assert (f"{metric} is 0.25" in judge(run).text) == rises
+
+
+def classified(labels: list[int], predicted: list[int], names: list[str], *accuracies: float) -> RunFolder:
+    """A classifier's run with these accuracies, whose best epoch ended with these predictions."""
+    counts = count_classes(np.array(labels), np.array(predicted), len(names))
+    last = counts._replace(correct=np.zeros_like(counts.correct))
+    epochs = [{"epoch": i, "step": i + 1, "train_loss": 1.0, "test_acc1": x} for i, x in enumerate(accuracies)]
+    results = ClassResults(names, EpochCounts(4, 5, last), EpochCounts(3, 4, counts))
+    return dataclasses.replace(folder(*epochs), classes=results)
+
+
+def test_the_worst_classes_come_first():
+    run = classified([0] * 4 + [1] * 4 + [2], [0] * 4 + [2, 2, 0, 1, 2], ["cat", "d<o>g", "cow", "owl"], 77.0)
+    html = classes(run)
+    assert html.index("d&lt;o&gt;g") < html.index(">cat<")
+    assert "2 images as 'cow'" in unescape(html)
+    assert "after epoch 3" in html
+    assert "1 class without" in html
+    assert "No image is classified as" not in html
+    assert classes(folder()) == ""
+
+
+def test_classes_that_are_never_predicted_are_named_in_the_report():
+    html = unescape(classes(classified([0, 0, 0, 1, 1, 1, 1], [0] * 7, ["cat", "dog"], 43.0)))
+    assert "No image is classified as 'dog' (4 images)." in html
+
+
+def test_many_classes_are_cut():
+    numbers = list(range(MAX_CLASSES + 3))
+    html = classes(classified(numbers, [(number + 1) % 40 for number in numbers][:-3] + numbers[-3:], ["c"] * 40, 9.0))
+    assert html.count("<tr>") == MAX_CLASSES + 1
+    assert "3 more classes with an accuracy of 100 %" in html
+
+
+@pytest.mark.parametrize(("best", "answer"), [(52.0, "not yet"), (69.0, "yes")])
+def test_a_classifier_is_compared_with_its_most_frequent_class(best, answer):
+    """16 of 32 images are of class dog, so chance reaches 50 + 2 * 8.8 %."""
+    verdict = judge(classified([0] * 16 + [1] * 16, [1] * 32, ["cat", "dog"], 40.0, best, 45.0))
+    assert verdict.answer == answer
+    assert verdict.text.startswith(f"{answer.capitalize()}: test_acc1 is 45 %, at best {best:g} %.")
+    assert "50.0 % of the 32 validation images" in verdict.text
+    assert ("docs/few-images.md" in verdict.text) == (answer == "not yet")
+    assert verdict.advice == ""
+
+
+def test_the_most_frequent_class_is_named_without_control_characters():
+    text = judge(classified([0] + [1] * 9, [1] * 10, ["cat", "dog{}\x1b"], 90.0)).text
+    assert r"'dog{}\x1b', the most frequent class, is right for 90.0 %" in text
+    assert "within chance" not in text  # 90 + 19 %: luck explains any accuracy
+    assert "says little" in text
+
+
+def test_a_top5_accuracy_that_is_always_100_is_left_out(tmp_path):
+    def read(*values: float) -> str:
+        lines = [{"epoch": i, "step": i, "test_acc1": 9.0, "test_acc5": value} for i, value in enumerate(values)]
+        (tmp_path / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        run = read_run(tmp_path)
+        return charts(run) + evaluations(run)
+
+    assert "acc5" not in read(100, 100)
+    assert "test_acc5" in read(99, 100)

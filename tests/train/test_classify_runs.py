@@ -42,6 +42,40 @@ def test_a_stopped_run_goes_on_exactly(classifier):
     assert {"test_loss", "test_acc1", "test_acc5"} <= set(seen)
 
 
+def results(run, name: str) -> str:
+    return (run.folder / name / "class_results.json").read_text()
+
+
+@pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
+def test_results_per_class(classifier, shades, capfd):
+    """They are those of the logged accuracy, do not depend on interrupts, and two classes have no top-5 accuracy."""
+    flags = f"--data_path {shades} --batch_size 12 --epochs 3 --blr 10 --nb_classes 3 --save_ckpt_freq 1"
+    classifier.here("whole", flags)
+    shown = capfd.readouterr().out
+    assert "test_acc1" in shown
+    assert "acc5" not in shown
+    found = json.loads(results(classifier, "whole"))
+    assert found["names"] == ["bright", "dark", "2"]
+    logged = {line["step"]: line for line in epochs(classifier, "whole")}
+    for entry in (found["last"], found["best"]):
+        assert entry["images"] == [10, 10, 0]
+        assert 100 * sum(entry["correct"]) / 20 == pytest.approx(logged[entry["step"]]["test_acc1"], abs=1e-3)
+        assert sum(entry["predicted"]) == 20
+        assert logged[entry["step"]]["test_acc5"] == 100
+    assert found["last"]["epoch"] == 2
+    assert 100 * sum(found["best"]["correct"]) / 20 == max(line["test_acc1"] for line in logged.values())
+    checkpoint = classifier.folder / "whole/checkpoint-best.pd"
+    assert main(["linprobe", *classifier.arguments("x", f"{flags} --eval --resume {checkpoint}")]) == 0
+    line, more = capfd.readouterr().out.splitlines()[-2:]
+    assert re.match(r"\* Acc@1 [\d.]+ Acc@5 100\.000 loss", line)  # tools read this line
+    assert "Acc@5 is always 100 with 3 classes" in more
+    classifier.here("cut", f"{flags} --max_train_step 14")
+    classifier.here("cut", f"{flags} --auto_resume")
+    assert results(classifier, "cut") == results(classifier, "whole")
+    classifier.elsewhere("two", flags.replace("12", "6"), 2)
+    assert json.loads(results(classifier, "two"))["last"] == found["last"]
+
+
 @pytest.mark.once
 def test_the_best_checkpoint_is_kept(classifier):
     classifier.here("best", "--batch_size 12 --epochs 3 --blr 0.1")
@@ -138,6 +172,7 @@ def test_every_rate_of_a_sweep_learns_what_it_would_alone(classifier, shades, ca
         assert ours[f"test_loss_lr{rate}"] == pytest.approx(theirs["test_loss"], rel=1e-5)
         assert ours[f"test_acc1_lr{rate}"] == theirs["test_acc1"]
     assert losses[-1] != pytest.approx(sweep[-1]["loss_lr0.5"], rel=1e-3)
+    assert not (classifier.folder / "sweep/class_results.json").exists()
 
 
 @pytest.mark.once

@@ -28,7 +28,8 @@ _OWN_CONFIG = "config-{}.yaml"  # with the id of the run; used if config.yaml is
 _OWN_CONFIGS = _OWN_CONFIG.format(12 * "[0-9a-f]")
 _CONFIG_SIGNS = (" options of ", " with --config\n")  # in the first line of config.yaml since the first version
 HISTORY, TRIVIAL_LOSSES = "history.jsonl", "trivial_losses.json"  # see train/history.py, train/trivial_losses.py
-_CONTINUED_REPORTS = ("spikes.jsonl", HISTORY, TRIVIAL_LOSSES)
+CLASS_RESULTS = "class_results.json"  # see train/class_results.py
+_CONTINUED_REPORTS = ("spikes.jsonl", HISTORY, TRIVIAL_LOSSES, CLASS_RESULTS)
 _REPORTS = (*_CONTINUED_REPORTS, "nonfinite-*.json", "hang-*.txt")
 # Options of one start, which config.yaml does not pass on to later ones; the printed command that continues a run has
 # those that still apply.

@@ -6,7 +6,7 @@ import logging
 import resource
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,14 +225,18 @@ class RunLogger:
     def _identified(self, record: dict[str, Any]) -> dict[str, Any]:
         return {**record, RUN: self.run} if self.run else record
 
-    def epoch(self, record: dict[str, Any], observed: Mapping[str, float]) -> None:
-        """Write the record of an epoch and the observers' metrics to log.txt, the boards and the console."""
+    def epoch(self, record: dict[str, Any], observed: Mapping[str, float], constant: Collection[str] = ()) -> None:
+        """Write the record of an epoch and the observers' metrics to log.txt, the boards and the console.
+
+        The line on the console leaves out the metrics that `constant` names.
+        """
         if self._files is None:
             return
         identified = self._identified({**record, **observed})
         self._files.epochs.add(identified)
         times = self._epoch_times(record["epoch"] + 1)
-        text = format_epoch(record, observed, times, epochs=self.described.epochs, width=console.columns())
+        shown = {name: value for name, value in observed.items() if name not in constant}
+        text = format_epoch(record, shown, times, epochs=self.described.epochs, width=console.columns())
         console.report(text, {"event": "epoch", **identified, **times})
         values = epoch_tags(record, observed)
         for board in self._files.boards:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -13,11 +13,12 @@ import numpy.typing as npt
 import paddle
 from paddle import Tensor
 
+from plsc_mae.analysis.class_counts import ClassCounts, count_classes
 from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
 from plsc_mae.data.loader import BatchLoader
 from plsc_mae.data.transfer import INDEX, to_device
 from plsc_mae.errors import DataError
-from plsc_mae.methods.base import LABEL, OUTPUT, Batch, Task
+from plsc_mae.methods.base import LABEL, OUTPUT, PREDICTION, Batch, Task
 from plsc_mae.parallel.world import World
 from plsc_mae.train.precision import Precision, autocast
 from plsc_mae.train.signals import StopRequest
@@ -30,10 +31,12 @@ class Observation(NamedTuple):
     Attributes:
         metrics: values by their names in the logs.
         pictures: pictures for the boards, uint8 [H, W, 3] by tag; only those of the main process are written.
+        constant: names of those metrics that are the same for every network, which lines on the console leave out.
     """
 
     metrics: Mapping[str, float] = MappingProxyType({})
     pictures: Mapping[str, npt.NDArray[np.uint8]] = MappingProxyType({})
+    constant: Collection[str] = ()
 
 
 class Observer(Protocol):
@@ -89,9 +92,12 @@ class Evaluation:
         weights: returns a context manager that replaces the weights, for example by their moving average.
         gather: whether to gather the outputs of all images in all processes and add `Task.metrics`; a task whose
             `gathers_outputs` is true always does.
+        num_classes: number of classes K of a task that returns `PREDICTION`, to count its results per class; 0 does not
+            count them, and is the only choice if outputs are gathered.
 
     Attributes:
         gathered: outputs of the last call; None unless they are gathered.
+        counts: results per class of the last call; None unless they are counted.
         scored: number of images in the means of the last call.
         unreadable: number of images that were left out of the means of the last call.
     """
@@ -110,11 +116,14 @@ class Evaluation:
         prefix: str = "test_",
         weights: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
         gather: bool = False,
+        num_classes: int = 0,
     ) -> None:
         self.task, self.loader, self.world, self.shared = task, loader, world, shared
         self.precision, self.prefix, self.weights = precision, prefix, weights
         self.gather = gather or task.gathers_outputs
+        self.num_classes = 0 if self.gather else num_classes
         self.gathered: Gathered | None = None
+        self.counts: ClassCounts | None = None
         self.scored = self.unreadable = 0
 
     @paddle.no_grad()
@@ -131,7 +140,7 @@ class Evaluation:
         names = self.task.score_names
         totals = paddle.zeros([len(names) + 2], dtype="float64")
         unreadable_here: list[int] = []
-        rows: list[npt.NDArray[np.float32]] = []
+        rows: list[Any] = []
         self.loader.sampler.set_position(0)
         with self.weights():
             for batch in self.loader:
@@ -146,7 +155,9 @@ class Evaluation:
                 sums = [(column * (1 - unreadable)).sum() for column in (*columns, paddle.ones_like(columns[0]))]
                 totals += paddle.stack([*sums, unreadable.sum()])
                 if self.gather:
-                    rows.append(self._rows(batch, scores, unreadable))
+                    rows.append(self._rows(batch, scores, unreadable, OUTPUT).numpy())
+                elif self.num_classes:
+                    rows.append(self._rows(batch, scores, unreadable, PREDICTION))  # small, so it stays on the device
         self.world.barrier()  # waiting for slower processes can exceed the timeout of a reduction
         if stop is not None:
             stop.check()
@@ -161,7 +172,13 @@ class Evaluation:
         if self.gather:
             self.gathered = self._collect(rows)
             metrics |= self.task.metrics(self.gathered.outputs, self.gathered.labels)
-        return Observation({self.prefix + name: value for name, value in metrics.items()})
+        elif self.num_classes:
+            _, predicted, labels = self._collect(rows)
+            self.counts = count_classes(labels, predicted[:, 0].astype(np.int64), self.num_classes)
+        return Observation(
+            {self.prefix + name: value for name, value in metrics.items()},
+            constant=[self.prefix + name for name in self.task.constant_scores],
+        )
 
     def _marks(self, batch: Batch) -> Tensor:
         """Return float64 [B], 1 for an unreadable image and 0 for others; all pipeline stages must call."""
@@ -179,28 +196,28 @@ class Evaluation:
         pipeline = self.world.pipeline
         return pipeline.broadcast(numbers, pipeline.size - 1)
 
-    def _rows(self, batch: Batch, scores: Batch, unreadable: Tensor) -> npt.NDArray[np.float32]:
-        """Return index, readability (1 or 0), outputs and label of every image, [B, 2 + K + L].
+    def _rows(self, batch: Batch, scores: Batch, unreadable: Tensor, score: str) -> Tensor:
+        """Return index, readability (1 or 0), values of a score and label of every image, float32 [B, 2 + K + L].
 
-        Indices are exact up to 2 ** 24. Pipeline stages before the last have no outputs, so K + L is 0; all stages must
-        call.
+        The K values are those of `OUTPUT`, or the one of `PREDICTION`. Indices and class numbers are exact up to
+        2 ** 24. Pipeline stages before the last have neither, so K + L is 0; all stages must call.
         """
         numbers = self._from_first_stage(batch, INDEX).astype("float32")
         parts = [numbers.unsqueeze(1), 1 - unreadable.astype("float32").unsqueeze(1)]
-        if OUTPUT in scores:
-            labels = scores[LABEL].astype("float32")
-            parts += [scores[OUTPUT].astype("float32"), labels if labels.ndim == 2 else labels.unsqueeze(1)]
-        return paddle.concat(parts, axis=1).numpy()
+        if score in scores:
+            columns = [scores[name].astype("float32") for name in (score, LABEL)]
+            parts += [column if column.ndim == 2 else column.unsqueeze(1) for column in columns]
+        return paddle.concat(parts, axis=1)
 
-    def _collect(self, rows: list[npt.NDArray[np.float32]]) -> Gathered:
-        """Return the outputs of all images from the rows of this and the other processes; all of them must call.
+    def _collect(self, rows: list[Any]) -> Gathered:
+        """Return the values of all images from the rows, arrays or tensors, of this and the other processes.
 
-        `rows` becomes empty, which frees its memory.
+        All processes must call. `rows` becomes empty, which frees its memory.
         """
         width = int(self.world.largest([max((each.shape[1] for each in rows), default=0)])[0])
         whole = np.zeros((len(self.loader.dataset), width - 1), np.float32)
         while rows:
-            each = rows.pop()
+            each = np.asarray(rows.pop())
             whole[each[:, 0].astype(np.int64), : each.shape[1] - 1] = each[:, 1:]
         exchanged = paddle.to_tensor(whole)
         if self.shared:

@@ -1,0 +1,88 @@
+"""Results per class of a classifier, from the predicted classes of labeled images.
+
+Notation: n images, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from plsc_mae.analysis.classification import percent
+from plsc_mae.analysis.confusion import Counts, Doubles
+from plsc_mae.wording import counted
+
+FEWEST_MISSED, MISSED_NAMES = 3, 5  # images of a class that is reported as missed; number of such names in a sentence
+DEVIATIONS = 2  # standard deviations up to which chance explains a metric
+
+
+class ClassCounts(NamedTuple):
+    """Counts of every class.
+
+    Attributes:
+        images: number of images [K] of each class.
+        correct: number of them [K] that are classified correctly.
+        predicted: number of images [K] of any class that are classified as this one.
+        mistaken_for: the class [K] that most of the other images of each class are classified as; -1 without any.
+        mistakes: the number of these images [K].
+    """
+
+    images: Counts
+    correct: Counts
+    predicted: Counts
+    mistaken_for: Counts
+    mistakes: Counts
+
+    @property
+    def accuracy(self) -> Doubles:
+        """Accuracy in percent [K] of the images of each class, which is the recall; NaN for a class without images."""
+        return percent(self.correct, self.images)
+
+
+def count_classes(labels: Counts, predicted: Counts, num_classes: int) -> ClassCounts:
+    """Return the counts of images with class numbers [n] and predicted class numbers [n]; K is `num_classes`.
+
+    The memory does not grow with K squared, as that of a confusion matrix does.
+    """
+    wrong = labels != predicted
+    pairs, counts = np.unique(labels[wrong] * num_classes + predicted[wrong], return_counts=True)
+    order = np.argsort(counts, kind="stable")  # the most frequent mistake of a class is written last
+    truth, taken_for = np.divmod(pairs[order], num_classes)
+    mistaken_for, mistakes = np.full(num_classes, -1, np.int64), np.zeros(num_classes, np.int64)
+    mistaken_for[truth], mistakes[truth] = taken_for, counts[order]
+    return ClassCounts(
+        np.bincount(labels, minlength=num_classes),
+        np.bincount(labels[~wrong], minlength=num_classes),
+        np.bincount(predicted, minlength=num_classes),
+        mistaken_for,
+        mistakes,
+    )
+
+
+def describe_missed(images: Counts, predicted: Counts, names: Sequence[str]) -> str:
+    """Return a sentence part about classes with images that no image is classified as; "" without such classes.
+
+    Args:
+        images: number of images [K] of each class.
+        predicted: number of images [K] that are classified as each class.
+        names: the K names of the classes.
+    """
+    missed = np.flatnonzero((images >= FEWEST_MISSED) & (predicted == 0))
+    if not len(missed):
+        return ""
+    shown = ", ".join(f"'{names[i]}' ({counted(int(images[i]), 'image')})" for i in missed[:MISSED_NAMES])
+    more = f" and {len(missed) - MISSED_NAMES} more" if len(missed) > MISSED_NAMES else ""
+    return f"no image is classified as {shown}{more}"
+
+
+def chance_accuracy(images: Counts) -> float:
+    """Return the accuracy in percent that predictions that ignore the images rarely exceed.
+
+    It is the share of the most frequent class plus two standard deviations of its estimate. `images` [K] is the number
+    of images of each class.
+    """
+    count = images.sum()
+    share = images.max() / count
+    return 100 * float(share + DEVIATIONS * np.sqrt(share * (1 - share) / count))

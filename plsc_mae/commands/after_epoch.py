@@ -1,0 +1,94 @@
+"""After every epoch of a classifier's training: its results per class, and an early hint if it learns nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plsc_mae.analysis.class_counts import ClassCounts, chance_accuracy
+from plsc_mae.config import ClassifyConfig
+from plsc_mae.data.classes import ClassOrder
+from plsc_mae.report.run_folder import is_number, read_lines
+from plsc_mae.train.checkpoint.state import Progress
+from plsc_mae.train.class_results import ClassResultsWriter, EpochCounts
+from plsc_mae.train.observers.base import Evaluation
+
+HINT_SHARE = 1 / 3  # of the epochs, after which a run that learns nothing gets a hint
+LEARNING_EPOCHS = 3  # at the peak of the learning rate that a run must have had before the hint
+FALLEN, RISEN = 0.95, 1.1  # a training loss between these multiples of its first epoch mean has not moved
+CLOSE = 0.98  # a validation loss below this multiple of that of the class shares is better than they are
+RATE_PAGES = "docs/few-images.md and docs/read-the-curves.md"
+
+logger = logging.getLogger(__name__)
+
+
+class AfterEpoch:
+    """Callback of the main process after each epoch, see `Trainer`.
+
+    Args:
+        config: options of the run.
+        evaluation: evaluation of the validation images, which counts the results per class.
+        order: classes of the run.
+    """
+
+    def __init__(self, config: ClassifyConfig, evaluation: Evaluation, order: ClassOrder) -> None:
+        self.config, self.evaluation, self.order = config, evaluation, order
+        self.results = ClassResultsWriter(Path(config.output_dir))
+
+    def __call__(self, at: Progress) -> None:
+        """Write the results per class of the epoch before position `at` and, in one epoch of the run, give the hint."""
+        counts = self.evaluation.counts
+        if counts is None:
+            return
+        outputs = len(counts.images)
+        names = [*self.order.names, *map(str, range(len(self.order.names), outputs))]
+        self.results.write(names, EpochCounts(at.epoch - 1, at.step, counts), at.best_step)
+        if at.epoch == hint_epoch(self.config, at.step / at.epoch):
+            records = read_lines(Path(self.config.output_dir) / "log.txt")
+            if learns_nothing(records, counts, at.best):
+                self._hint(at, chance_accuracy(counts.images))
+
+    def _hint(self, at: Progress, limit: float) -> None:
+        rate = self.config.blr if self.config.lr is None else self.config.lr
+        logger.warning(
+            "after %d of %d epochs the network is still at chance: test_acc1 %.4g, the best so far, is no more than "
+            "luck (up to %.4g), and train_loss and test_loss have hardly fallen; stop the run with Ctrl-C and start "
+            "another with a higher %s, for example %g instead of %g: %s",
+            *(at.epoch, self.config.epochs, at.best, limit),
+            *("--blr" if self.config.lr is None else "--lr", 10 * (rate or 0), rate, RATE_PAGES),
+        )
+
+
+def hint_epoch(config: ClassifyConfig, updates_per_epoch: float) -> int:
+    """Return the number of finished epochs after which a run that learns nothing gets a hint; 0 for never.
+
+    That is a third of the run, but at least LEARNING_EPOCHS after the warm-up. Beyond half of the run, the warning at
+    its end is soon enough.
+    """
+    steps = getattr(config, "warmup_steps", -1)
+    warmup = steps / updates_per_epoch if steps > 0 else config.warmup_epochs
+    epoch = math.ceil(max(HINT_SHARE * config.epochs, warmup + LEARNING_EPOCHS))
+    return epoch if epoch <= config.epochs / 2 else 0
+
+
+def learns_nothing(records: Any, counts: ClassCounts, best: float) -> bool:
+    """Return whether accuracy and both losses of a run are still those of predictions that ignore the images.
+
+    Args:
+        records: lines of log.txt.
+        counts: results per class after the newest epoch.
+        best: largest test_acc1 so far, in percent.
+    """
+    trained, tested = (
+        [record[name] for record in records if is_number(record.get(name))] for name in ("train_loss", "test_loss")
+    )
+    if not trained or not tested or not best <= chance_accuracy(counts.images) < 100:
+        return False
+    shares = counts.images[counts.images > 0] / counts.images.sum()
+    entropy = -float(np.sum(shares * np.log(shares)))  # validation loss of the best prediction that ignores the images
+    moved = not all(FALLEN * trained[0] < loss < RISEN * trained[0] for loss in trained)
+    return not moved and min(tested) > CLOSE * entropy

@@ -1,0 +1,85 @@
+"""The early hint comes once, to runs that learn nothing, and to no others."""
+
+from __future__ import annotations
+
+import json
+import logging
+import types
+
+import numpy as np
+import pytest
+
+from plsc_mae.analysis.class_counts import count_classes
+from plsc_mae.commands.after_epoch import AfterEpoch, hint_epoch, learns_nothing
+from plsc_mae.config import FINETUNE, LINPROBE
+from plsc_mae.data.classes import ClassOrder
+from plsc_mae.train.checkpoint.state import Progress
+from plsc_mae.train.class_results import read_class_results
+
+LABELS = np.repeat([0, 1, 2], 20)
+COUNTS = count_classes(LABELS, np.zeros_like(LABELS), 3)  # chance: up to 45.5 %
+PLATEAU = [1.12, 1.1, 1.11, 1.1, 1.1]  # log(3) is 1.0986
+
+
+def log(trained: list[float], tested: list[float]) -> list[dict[str, float]]:
+    return [{"train_loss": a, "test_loss": b} for a, b in zip(trained, tested, strict=True)]
+
+
+def test_a_run_at_chance_learns_nothing():
+    assert learns_nothing(log(PLATEAU, PLATEAU), COUNTS, 33.3)
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested", "best"),
+    [
+        (PLATEAU, PLATEAU, 50.0),  # more accurate than chance
+        (PLATEAU, [1.12, 1.1, 1.09, 1.08, 1.07], 33.3),  # with mixup only the validation loss falls at first
+        ([1.12, 1.1, 1.0, 0.9, 0.8], PLATEAU, 33.3),  # learned by heart: a higher rate does not help
+        ([1.12, 1.3, 4.0, 3.0, 5.0], [4.0] * 5, 33.3),  # the rate is too high already
+        ([float("nan")] * 5, PLATEAU, 33.3),
+        ([], [], 33.3),
+    ],
+)
+def test_others_do(trained, tested, best):
+    assert not learns_nothing(log(trained, tested), COUNTS, best)
+
+
+def test_of_images_of_one_class_nothing_is_said():
+    counts = count_classes(np.zeros(20, np.int64), np.zeros(20, np.int64), 2)
+    assert not learns_nothing(log(PLATEAU, PLATEAU), counts, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (FINETUNE["mae"](epochs=100), 34),
+        (FINETUNE["mae"](epochs=60, warmup_epochs=20.0), 23),
+        (FINETUNE["mae"](epochs=50, warmup_epochs=30.0), 0),  # beyond half of the run
+        (FINETUNE["mae"](epochs=5, warmup_epochs=0.0), 0),
+        (LINPROBE["mae"](epochs=90), 30),
+        (FINETUNE["cae"](epochs=100, warmup_steps=350), 38),  # of 10 updates per epoch
+    ],
+)
+def test_the_hint_comes_after_a_third_of_the_run_and_after_the_warmup(config, expected):
+    assert hint_epoch(config, 10.0) == expected
+
+
+def test_the_hint_and_the_results_of_an_epoch(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
+    config = FINETUNE["mae"](epochs=12, warmup_epochs=1.0, lr=None, blr=1e-3, output_dir=str(tmp_path))
+    evaluation = types.SimpleNamespace(counts=None)
+    after = AfterEpoch(config, evaluation, ClassOrder(("cat", "dog")))
+    after(Progress(1, step=10))
+    assert read_class_results(tmp_path) is None  # of a sweep
+    evaluation.counts = COUNTS
+    for epoch, loss in enumerate(PLATEAU, start=1):
+        with (tmp_path / "log.txt").open("a") as file:
+            file.write(json.dumps({"train_loss": loss, "test_loss": loss}) + "\n")
+        after(Progress(epoch, step=10 * epoch, best=33.3, best_step=10))
+    (message,) = [record.getMessage() for record in caplog.records]
+    for word in ("4 of 12 epochs", "33.3", "45.5", "--blr", "0.01 instead of 0.001", "docs/few-images.md"):
+        assert word in message
+    found = read_class_results(tmp_path)
+    assert found is not None
+    assert list(found.names) == ["cat", "dog", "2"]  # --nb_classes 3
+    assert (found.last.epoch, found.best.epoch) == (4, 0)
