@@ -156,8 +156,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     loader = training_loader(datasets.train, config, world, num_workers=loader_workers(config, datasets.train))
     if world.is_main:
         _warn_of_small_data(config, len(loader))
-        if isinstance(images.train, ImageList) and crops_by_area(config):
-            warn_of_shape(config, images.train)
+        _warn_of_crops(config, images)
     best = f"test_{images.kind.best_metric}"
     memory = planned_memory(task, config, world)
     trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=best, planned_memory=memory)
@@ -189,6 +188,12 @@ def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
         )
     if isinstance(config, FinetuneConfig):
         _warn_of_short_finetuning(config, config.epochs * -(-iterations // config.accum_iter))
+
+
+def _warn_of_crops(config: ClassifyConfig, images: Images) -> None:
+    """Warn if no crop can hold a whole training image of the typical shape, in runs with such crops."""
+    if isinstance(images.train, ImageList) and crops_by_area(config):
+        warn_of_shape(config, images.train)
 
 
 def _warn_of_short_finetuning(config: FinetuneConfig, updates: int) -> None:

@@ -28,6 +28,7 @@ from plsc_mae.loading.initial_weights import load_initial_weights
 from plsc_mae.methods import load_method
 from plsc_mae.methods.base import Batch, Task
 from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.parallel.world import World
 from plsc_mae.plan.run_memory import planned_memory
 from plsc_mae.plan.sketch import check_network
 from plsc_mae.runtime import count_workers
@@ -93,11 +94,7 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
         log_class_warnings(dataset.images)
     world = training_world(config)
     announce_command(config, world)
-    bad = check_data(config, world, {"train": dataset.images, **({"val": knn_images[1]} if knn_images else {})})
-    for index, reason in bad.get("train", ()):
-        dataset.mark_bad(index, reason)
-    if world.is_main:
-        warn_of_shape(config, dataset.images)
+    _check_images(config, world, dataset, knn_images[1] if knn_images else None)
     paddle.seed(config.seed)
     if task is None:
         task = method.build_task(config)
@@ -137,6 +134,18 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
     trainer.fit(start)
     if world.processes == world.size and trainer.saver.saved_path is not None and world.is_main:
         after_pretraining(config, task.model, trainer.saver.saved_path, listed)
+
+
+def _check_images(config: PretrainConfig, world: World, dataset: ImageDataset, val: ImageList | None) -> None:
+    """Check the files of a run, let the data set replace bad ones, and warn of their shape; all processes must call.
+
+    For the errors see `check_data`.
+    """
+    bad = check_data(config, world, {"train": dataset.images, **({} if val is None else {"val": val})})
+    for index, reason in bad.get("train", ()):
+        dataset.mark_bad(index, reason)
+    if world.is_main:
+        warn_of_shape(config, dataset.images)
 
 
 def _require_encoder(task: Task, config: PretrainConfig) -> None:
