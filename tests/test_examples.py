@@ -10,7 +10,10 @@ ROOT = Path(__file__).parents[1]
 PROGRAMS = sorted((ROOT / "examples").glob("*.py"))
 MAX_LINES = 60
 # The notebook with fewer pictures and epochs: what it computes, not how well.
-SHORTER = {"train_per_class=100, val_per_class=20": "train_per_class=12, val_per_class=2", "epochs=20": "epochs=1"}
+SHORTER = {
+    "train_per_class=100, val_per_class=20": "train_per_class=12, val_per_class=2",
+    '"epochs": 20': '"epochs": 1',
+}
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
