@@ -60,7 +60,8 @@ def run(config: PlannedRun) -> None:
     print(_table(rows))
     print(_verdict(drawn, config, found))
     if config.measure:
-        sys.stdout.flush()  # the plan stays if the updates exhaust the memory
+        images = counted(config.batch_size * config.accum_iter, "image")
+        print(f"measuring at least two updates of {images}; this takes long if the network is large", flush=True)
         measured = measure(config)
         print(_measured_speed(measured, config))
         print(_measured_memory(measured, found.usage.total))
@@ -169,6 +170,8 @@ def _schedule(drawn: Sketch, config: PlannedRun, found: Estimate) -> Iterable[Ro
         share = 2e-12 * drawn.training_macs * config.images_per_second / config.devices
         yield ("time", _time(total / config.images_per_second, 1), f"at {config.images_per_second:g} images/s")
         yield ("", f"{share:.1f} TFLOP/s", "of each device at that speed")
+    elif config.device == "cpu" and not config.measure:
+        yield ("time", "unknown", "give --measure to time updates here, or --images_per_second")
     elif not config.measure:
         how = "--images_per_second, or --measure where it will run"
         yield ("time", _time(total / ASSUMED_SPEED), f"at {ASSUMED_SPEED} images/s, an arbitrary speed; give {how}")

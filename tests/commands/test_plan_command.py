@@ -78,6 +78,7 @@ def test_a_plan_for_this_cpu_assumes_its_memory(printed, monkeypatch):
     assert "2 processes of 3 GiB (--device_memory), float32" in printed(f"{SMALL} --device cpu --devices 2")
     assert "1 process of 5 GiB" in printed(f"{SMALL} --device cpu --device_memory 5")
     assert "1 device of 40 GiB" in printed(SMALL)
+    assert "unknown  give --measure to time updates here" in printed(f"{SMALL} --device cpu")
 
 
 def test_without_a_gpu_the_plan_says_that_it_is_for_others(monkeypatch, capsys, on_chip):
