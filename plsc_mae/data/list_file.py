@@ -146,8 +146,8 @@ def _list_remedy(file: Path, entry: str) -> str:
         table = shlex.quote(str(file if is_table else file.with_suffix(TABLE_SUFFIXES[0])))
         renaming = "" if is_table else f"rename a CSV file to {table}, and "
         return (
-            f"{renaming}divide it by `plsc-mae split {table} DST`, with --image_path DIR for images elsewhere; or "
-            "write 'path label' with a blank in between, labels as numbers from 0, and no line of headings"
+            f"{renaming}divide it by `plsc-mae split {table} DST --image_path DIR`, with DIR the base folder of its "
+            "paths; or write 'path label' with a blank in between, labels as numbers from 0, and no line of headings"
         )
     if is_image(entry.split()[0]) and not is_image(entry):
         return "write one path and at most one label per line, labels as numbers from 0"
