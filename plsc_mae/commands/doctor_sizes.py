@@ -65,14 +65,14 @@ def _option_not_square(ratio: float, input_size: int) -> str:
     width, height = shown / max(ratio, 1), shown * min(ratio, 1)
     cell = PATCH if input_size >= 4 * PATCH else 4
     rows, columns = fitting_input_size(ratio, (input_size // cell) ** 2, cell)
-    options = f"--input_size {rows} {columns}"
+    command = f"`plsc-mae finetune --input_size {rows} {columns} --crop_pct 1`"
     lowest, highest = PretrainConfig.crop_ratio
     if not lowest <= ratio <= highest:
         low, high = fitting_crop_ratio(ratio)
-        options += f" --crop_ratio {low:g} {high:g}"
+        command = f"`plsc-mae finetune --input_size {rows} {columns} --crop_ratio {low:g} {high:g} --crop_pct 1`"
     return (
         f"  not square ({_relation(ratio)}): evaluation sees {width:.3g} % of the width and {height:.3g} % of the "
-        f"height; for whole images: `plsc-mae finetune {options} --crop_pct 1`"
+        f"height; for whole images: {command}"
     )
 
 
