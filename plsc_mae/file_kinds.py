@@ -16,6 +16,7 @@ HEAD_BYTES = 4096
 EMPTY = "an empty file"
 UNKNOWN = "a binary file"
 UTF16 = "UTF-16 text"
+TABLE_SUFFIXES = (".csv", ".tsv")
 UTF8 = "utf-8-sig"  # of text that users write, with or without a byte order mark
 _MAX_LINE = 1 << 20  # bytes that are read at a time
 Group = Literal["archive", "picture", "table", "weights", "pointer", "text", "encoding", "other"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from plsc_mae.config import PretrainConfig
+from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.shapes import fitting_crop_ratio, fitting_input_size, typical_shape
 from plsc_mae.wording import span
 
@@ -16,6 +17,9 @@ LARGE, SMALL = 3.0, 160 / INPUT
 PATCH = 16  # side of a patch in most published networks
 _RESIZED_SIDE, _TILE = 320 / INPUT, 512 / INPUT  # divided by the input's; docs/packed-data.md and docs/your-images.md
 _TINY, _SMALLEST_INPUT = 48, 16
+_NOT_SQUARE = (
+    1.2  # longer side divided by the shorter one, from which the default evaluation loses over a quarter of it
+)
 
 
 def describe_sizes(sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool, input_size: int = INPUT) -> Iterator[str]:
@@ -47,13 +51,36 @@ def describe_sizes(sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool, input_si
         )
     if shape.is_far_from_square:
         yield from _options_far_from_square(shape.ratio, shorter)
+    elif max(shape.ratio, 1 / shape.ratio) >= _NOT_SQUARE:
+        yield _option_not_square(shape.ratio, input_size)
+
+
+def _relation(ratio: float) -> str:
+    return f"{ratio:.1f} times as wide as high" if ratio > 1 else f"{1 / ratio:.1f} times as high as wide"
+
+
+def _option_not_square(ratio: float, input_size: int) -> str:
+    """Return a line with the visible part of images of this width / height, and the options for whole images."""
+    shown = 100 * input_size / evaluation_transform((input_size, input_size)).shorter_side  # % of the shorter side
+    width, height = shown / max(ratio, 1), shown * min(ratio, 1)
+    cell = PATCH if input_size >= 4 * PATCH else 4
+    rows, columns = fitting_input_size(ratio, (input_size // cell) ** 2, cell)
+    command = f"`plsc-mae finetune --input_size {rows} {columns} --crop_pct 1`"
+    lowest, highest = PretrainConfig.crop_ratio
+    if not lowest <= ratio <= highest:
+        low, high = fitting_crop_ratio(ratio)
+        command = f"`plsc-mae finetune --input_size {rows} {columns} --crop_ratio {low:g} {high:g} --crop_pct 1`"
+    return (
+        f"  not square ({_relation(ratio)}): evaluation sees {width:.3g} % of the width and {height:.3g} % of the "
+        f"height; for whole images: {command}"
+    )
 
 
 def _options_far_from_square(ratio: float, shorter: int) -> Iterator[str]:
     """Yield lines with the options for images of this width / height, and of this shorter side in pixels."""
-    shape = f"{ratio:.1f} times as wide as high" if ratio > 1 else f"{1 / ratio:.1f} times as high as wide"
     height, width = fitting_input_size(ratio, (INPUT // PATCH) ** 2, PATCH)
     low, high = fitting_crop_ratio(ratio)
+    shape = _relation(ratio)
     yield f"  far from square ({shape}): training crops pieces of 3:4 to 4:3, and evaluation sees the center only"
     yield f"    for whole images: `plsc-mae pretrain --input_size {height} {width} --crop_ratio {low:g} {high:g}`, and"
     yield (

@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ SHEET_ROWS = 10  # panels in the sheet
 _SHEET = "sheet.png"
 _MAX_NAME_BYTES = 200  # most file systems allow 255
 _MARK_KEY, _NETWORK_KEY = "Software", "Source"
+_PARENTS = re.compile(r"^(\.\./+)+")  # in a list file beside or below the folder of its images
 
 logger = logging.getLogger(__name__)
 
@@ -226,15 +228,17 @@ class Sheet:
         return {label: np.concatenate([panel[label] for panel in self._panels]) for label in self._panels[0]}
 
     def captions(self) -> list[str]:
-        """Return the name of the image of each row in drawable characters, with its note."""
-        names = drawable_names([self._images.name(index) for index in self._indices], self._indices)
+        """Return the path of each row's image without leading ../, in drawable characters, with its note."""
+        paths = [_PARENTS.sub("", self._images.name(index)) for index in self._indices]
+        names = drawable_names(paths, self._indices)
         return [f"{name}: {note}" if note else name for name, note in zip(names, self._notes, strict=True)]
 
 
 class PanelFolder:
     """Folder of a command's panels: one PNG per image with a name of its own, and a sheet.
 
-    A panel is named after its image: `a/0.jpg` gives a_0.png, or a longer name if that is taken. Every panel carries
+    A panel is named after its image: `a/0.jpg`, `../a/0.jpg` and `/a/0.jpg` give a_0.png, or a longer name if that is
+    taken. No name begins with a dot, which would hide the file. Every panel carries
     the name of the command and a digest of its image's path, so that a repeated command replaces its own panels, and
     neither other files nor the panel of another image. Every panel also names its network, so that a warning can name
     the one whose pictures will be replaced.
@@ -334,7 +338,7 @@ class PanelFolder:
 
 def _flat(path: str, *, suffix: bool) -> str:
     """Return an image's path as a file name of limited length; if not `suffix`, without suffix and in lower case."""
-    name = path.replace("/", "_")
+    name = path.lstrip("./").replace("/", "_") or "_"
     if not suffix:
         name = os.path.splitext(name)[0].casefold()
     encoded = os.fsencode(name)

@@ -41,6 +41,7 @@ def run(config: SplitConfig) -> None:
     folder = _target(config)
     images = _find(config)
     require_classes(images, "a division by class")
+    _warn_of_one_class(images)
     val = _choose(images, config)
     train = np.setdiff1d(np.arange(len(images)), val)
     try:
@@ -74,6 +75,15 @@ def _find(config: SplitConfig) -> ImageList:
     if has_split(config.src, VAL):
         raise DataError(f"{config.src} has validation images already, so a run can use it as it is")
     return find_images(config.src, TRAIN, flag="SRC")
+
+
+def _warn_of_one_class(images: ImageList) -> None:
+    if len(present := np.unique(images.labels)) == 1:
+        logger.warning(
+            "all %s are of one class, '%s', so a classifier has nothing to learn%s",
+            *(counted(len(images), "image"), images.classes[present[0]]),
+            f"; {images.label_note}" if images.label_note else "",
+        )
 
 
 def _choose(images: ImageList, config: SplitConfig) -> Rows:

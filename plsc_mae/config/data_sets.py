@@ -10,6 +10,7 @@ from plsc_mae.config.features import WORKERS_HELP
 from plsc_mae.config.pixels import FormatOptions
 from plsc_mae.config.schema import in_group, option
 from plsc_mae.errors import ConfigError
+from plsc_mae.file_kinds import TABLE_SUFFIXES
 
 _images = in_group("Images")
 QUALITY = 92
@@ -46,7 +47,7 @@ class SplitConfig:
     @property
     def is_table(self) -> bool:
         """True if SRC is a CSV file, by its suffix."""
-        return self.src.lower().endswith((".csv", ".tsv"))
+        return self.src.lower().endswith(TABLE_SUFFIXES)
 
 
 @dataclass(kw_only=True, frozen=True)

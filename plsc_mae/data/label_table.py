@@ -46,6 +46,9 @@ class _Row(NamedTuple):
 
 
 class _Table(NamedTuple):
+    """Names of all columns, names of the columns of labels, and the rows below the names."""
+
+    head: tuple[str, ...]
     names: tuple[str, ...]
     rows: list[_Row]
 
@@ -131,16 +134,21 @@ def read_class_table(file: Path, folder: Path, column: str = "") -> ImageList:
         logger.warning("%s: %d of %d rows have no class and are left out", file, left_out, len(table.rows))
     missing = [row for row in rows if not os.path.lexists(folder / row.path)]
     if missing:
+        remedy = "give the folder of the images by --image_path, and file names with their endings"
+        if is_image(missing[0].cells[0]):
+            remedy = f"the column {listed(table.names)} looks like the paths: put the paths first"
         raise DataError(
             f"{missing[0].place} names {missing[0].path}, which is not in {folder} "
-            f"({counted(len(missing), 'such row')} of {len(rows)}); give the folder of the images by --image_path, and "
-            "file names with their endings"
+            f"({counted(len(missing), 'such row')} of {len(rows)}); {remedy}"
         )
     classes = sorted({row.cells[0] for row in rows})
     number = {name: i for i, name in enumerate(classes)}
     labels = np.array([number[row.cells[0]] for row in rows], np.int64)
     names = tuple(map(escape_name, classes))
-    return ImageList(PathTable(row.path for row in rows), labels, names, str(folder), str(file))
+    others = [name for name in table.head[1:] if name not in table.names]
+    note = f"{file} also has the columns {listed(others)} for --label_column" if others else ""
+    paths = PathTable(row.path for row in rows)
+    return ImageList(paths, labels, names, str(folder), str(file), label_note=note)
 
 
 def match_labels(images: ImageList, names: Sequence[str], source: str) -> ImageList:
@@ -205,7 +213,7 @@ def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _T
             raise DataError(f"{file} row {number} has {len(line)} cells; expected {len(head)}, as in the first row")
         path = line[0] if encoding == UTF8 else _existing(file, line[0])
         rows.append(_Row(f"{file} row {number}", path, [line[i] for i in used]))
-    return _Table(names, rows)
+    return _Table(tuple(head), names, rows)
 
 
 def _encoding(file: Path) -> str:
@@ -249,7 +257,7 @@ def _spread(table: _Table, known: Sequence[str]) -> _Table:
         row._replace(cells=[str(int(name in present)) for name in names])
         for row, present in zip(table.rows, sets, strict=True)
     ]
-    return _Table(names, rows)
+    return _Table(table.head, names, rows)
 
 
 def _names_in(cell: str) -> set[str]:

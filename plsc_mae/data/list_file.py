@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from array import array
 from collections import Counter
 from collections.abc import Iterator
@@ -18,8 +19,17 @@ from plsc_mae.data.folder_walk import is_image
 from plsc_mae.data.packed.members import is_member
 from plsc_mae.data.path_table import PathTable
 from plsc_mae.errors import DataError
-from plsc_mae.file_kinds import EMPTY, REMEDIES, UTF8, first_foreign_line, read_head, recognize, require_text
-from plsc_mae.names import GBK, escape_name, gbk_text
+from plsc_mae.file_kinds import (
+    EMPTY,
+    REMEDIES,
+    TABLE_SUFFIXES,
+    UTF8,
+    first_foreign_line,
+    read_head,
+    recognize,
+    require_text,
+)
+from plsc_mae.names import GBK, escape_name, gbk_reading, gbk_text
 from plsc_mae.wording import counted
 
 CLASSES_FILE = "classes.txt"  # names the class numbers of a list file, of archives or of masks beside it
@@ -61,7 +71,8 @@ def read_list_file(file: Path, flag: str) -> ListEntries:
     if not len(table):
         raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
     if not _exists(file, table[0]):
-        raise DataError(f"list file {file} names {table[0]}, which is not in {file.parent}; {_list_remedy(table[0])}")
+        entry = gbk_reading(table[0]) or table[0]
+        raise DataError(f"list file {file} names {entry}, which is not in {file.parent}; {_list_remedy(file, entry)}")
     return ListEntries(table, np.frombuffer(labels, np.int64))
 
 
@@ -122,7 +133,7 @@ def _parse_entry(line: str) -> tuple[str, int]:
     return labeled[1], int(digits) if len(digits) <= _MAX_DIGITS else _MAX_CLASSES
 
 
-def _list_remedy(entry: str) -> str:
+def _list_remedy(file: Path, entry: str) -> str:
     """Return the remedy for an entry of a list file that names no file."""
     if "://" in entry:
         return "download the images and list their paths"
@@ -130,10 +141,13 @@ def _list_remedy(entry: str) -> str:
         return "write paths without quotation marks"
     if "\\" in entry:
         return "separate folders by / and not by a backslash"
-    if re.search(r"[,;]", entry):
+    is_table = file.name.lower().endswith(TABLE_SUFFIXES)
+    if is_table or re.search(r"[,;]", entry):
+        table = shlex.quote(str(file if is_table else file.with_suffix(TABLE_SUFFIXES[0])))
+        renaming = "" if is_table else f"rename a CSV file to {table}, and "
         return (
-            "write 'path label' with a blank in between, labels as numbers from 0, and no line of headings; "
-            "`plsc-mae split` reads CSV files"
+            f"{renaming}divide it by `plsc-mae split {table} DST --image_path DIR`, with DIR the base folder of its "
+            "paths; or write 'path label' with a blank in between, labels as numbers from 0, and no line of headings"
         )
     if is_image(entry.split()[0]) and not is_image(entry):
         return "write one path and at most one label per line, labels as numbers from 0"

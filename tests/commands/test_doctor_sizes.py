@@ -17,7 +17,21 @@ pytestmark = [pytest.mark.compat, pytest.mark.once]
     ("sizes", "advice"),
     [
         ([(INPUT, INPUT)] * 2, []),
-        ([(500, 375), (400, 300)], []),
+        ([(500, 420), (400, 380)], []),
+        (
+            [(640, 480), (400, 300)],
+            [
+                "not square (1.3 times as wide as high): evaluation sees 65.6 % of the width and 87.5 % of the height",
+                "`plsc-mae finetune --input_size 192 256 --crop_pct 1`",
+            ],
+        ),
+        (
+            [(400, 600)],
+            [
+                "not square (1.5 times as high as wide): evaluation sees 87.5 % of the width and 58.3 % of the height",
+                "`plsc-mae finetune --input_size 256 176 --crop_ratio 0.53 0.83 --crop_pct 1`",
+            ],
+        ),
         ([(32, 32), (36, 33)], ["--input_size 32 --patch_size 4"]),
         ([(9, 8)], ["--input_size 16 --patch_size 4"]),
         ([(100, 99)], ["--input_size 96 --patch_size 8"]),
@@ -56,14 +70,22 @@ def test_another_input():
     assert "--input_size 40 --patch_size 4" in advice(40)
 
 
+@pytest.mark.parametrize(("side", "height", "seen"), [(224, 192, 87.5), (32, 28, 100), (384, 336, 100)])
+def test_the_visible_part_is_that_of_the_input(side, height, seen):
+    _, *lines = describe_sizes([(640, 480)], fit_jpeg=True, input_size=side)
+    line = lines[-1]
+    assert f"sees {seen * 3 / 4:.3g} % of the width and {seen:g} % of the height" in line
+    assert f"--input_size {height} " in line
+
+
 def test_the_range_and_the_median():
-    (line,) = describe_sizes([(224, 200), (300, 200), (500, 200)], fit_jpeg=True)
+    line, _ = describe_sizes([(224, 200), (300, 200), (500, 200)], fit_jpeg=True)
     assert line == "  pixels: 224 to 500 wide, 200 high; median 300 x 200 (width x height)"
-    (line,) = describe_sizes([(300, 200)] * 3, fit_jpeg=True)
+    line, _ = describe_sizes([(300, 200)] * 3, fit_jpeg=True)
     assert line == "  pixels: 300 wide, 200 high"
 
 
 def test_images_that_jpeg_cannot_hold_are_not_resized():
-    _, line = describe_sizes([(6000, 4000)], fit_jpeg=False)
+    _, line = describe_sizes([(6000, 6000)], fit_jpeg=False)
     assert "prepare-data" not in line
     assert "--tile 512" in line

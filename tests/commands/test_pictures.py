@@ -43,6 +43,8 @@ def draw(folder: Path, found: ImageList, command: str = "reconstruct", network: 
         (["sheet.png", "Sheet.jpg", "x.png"], ["sheet.png.png", "Sheet.jpg.png", "x.png"]),
         (["sheet.webp"], ["sheet.webp.png"]),
         (["sheet", "x.png"], ["sheet-2.png", "x.png"]),
+        (["../../a/0.png", "./b/0.png", "../.c/0.png"], ["a_0.png", "b_0.png", "c_0.png"]),
+        (["../a/0.png", "a/0.png", "../../a/0.png"], ["a_0.png.png", "a_0.png-2.png", "a_0.png-3.png"]),
     ],
 )
 def test_every_image_has_a_panel_of_its_own(tmp_path, names, panels):
@@ -51,6 +53,11 @@ def test_every_image_has_a_panel_of_its_own(tmp_path, names, panels):
     for _ in range(2):
         assert draw(tmp_path / "out", found) == panels
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*panels, "sheet.png"])
+
+
+def test_absolute_paths_have_no_leading_underscore(tmp_path):
+    (name,) = draw(tmp_path / "out", images(tmp_path / "list", str(tmp_path / "in/x.png")))
+    assert name == f"{str(tmp_path / 'in/x').lstrip('/').replace('/', '_')}.png"
 
 
 def test_long_names_are_shortened(tmp_path):
@@ -115,6 +122,13 @@ def test_a_sheet_shows_evenly_spaced_images(tmp_path, caplog, chosen, unreadable
         assert fill(sheet, drawn) == rows
     assert sheet.captions() == [f"{index}.png" for index in rows or drawn]
     assert (f"{len(rows)} of these {len(drawn)} images" in caplog.text) == (len(rows) < len(drawn) and bool(rows))
+
+
+def test_captions_do_not_lead_out_of_the_folder_of_the_list(tmp_path):
+    names = ["../../photos/a.png", "/photos/b.png", "photos/../c.png", ".../d.png"]
+    sheet = Sheet(ImageList(PathTable(names), np.full(4, -1, np.int64), (), str(tmp_path)), range(4))
+    fill(sheet, range(4))
+    assert sheet.captions() == ["photos/a.png", *names[1:]]
 
 
 @pytest.mark.parametrize("name", ["x.png", "sheet.png"])

@@ -74,6 +74,18 @@ def test_a_folder_gives_a_panel_per_image_and_a_sheet(trained, images, draw, tmp
 
 
 @pytest.mark.once
+def test_a_list_elsewhere_gives_visible_files(trained, images, draw, tmp_path):
+    assert main(["split", str(images / "train"), str(tmp_path / "sets/lists")]) == 0
+    listed = (tmp_path / "sets/lists/val.txt").read_text().split("\n")[:-1]
+    code, _, _ = draw(trained() / "checkpoint-1.pd", tmp_path / "sets/lists/val.txt")
+    assert code == 0
+    names = [path.name for path in (tmp_path / "panels").iterdir()]
+    assert len(names) == len(listed) + 1
+    assert all(line.startswith("../") for line in listed)
+    assert not [name for name in names if name.startswith((".", "_"))]
+
+
+@pytest.mark.once
 def test_the_sheet_has_images_of_all_classes_with_their_names(trained, images, draw, tmp_path, monkeypatch):
     """20 images of ten folders: a row for each folder."""
     named: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -100,6 +101,46 @@ def test_a_table_names_classes_of_images_elsewhere(photos, tmp_path, capsys):
     assert Counter(val.labels.tolist()) == {0: 1, 1: 2}
 
 
+@pytest.fixture
+def table(photos, tmp_path) -> Path:
+    """Table of the cats with a class and an operator, in GBK."""
+    rows = ["文件名,类别,操作员", *(f"cat/{i}.png,{'合格' if i % 2 else '裂纹'},张三" for i in range(10))]
+    (photos / "labels.csv").write_bytes("\n".join(rows).encode("gbk"))
+    return photos / "labels.csv"
+
+
+def test_a_single_class_is_noticed(photos, table, tmp_path, capsys):
+    assert split(table, tmp_path / "a", "--label_column", "操作员") == 0
+    error = capsys.readouterr().err
+    assert "all 10 images are of one class, '张三', so a classifier has nothing to learn; " in error
+    assert f"{table} also has the columns '类别' for --label_column" in error
+    assert split(table, tmp_path / "b", "--label_column", "类别") == 0
+    assert "of one class" not in capsys.readouterr().err
+    (tmp_path / "list.txt").write_text("".join(f"{path} 3\n" for path in photos.rglob("cat/*.png")))
+    assert split(tmp_path / "list.txt", tmp_path / "c") == 0
+    assert "all 10 images are of one class, '3', so a classifier has nothing to learn\n" in capsys.readouterr().err
+
+
+def test_reversed_columns_are_named(photos, tmp_path, capsys):
+    (photos / "labels.csv").write_text("class,file\ngood,cat/0.png\nbad,cat/1.png\n")
+    assert split(photos / "labels.csv", tmp_path / "lists") == 2
+    error = capsys.readouterr().err
+    assert "row 2 names good" in error
+    assert "the column 'file' looks like the paths: put the paths first" in error
+
+
+def test_a_run_names_the_command_for_a_table(table, tmp_path, capsys):
+    words = ["pretrain", "--output_dir", str(tmp_path / "run"), "--data_path"]
+    assert main([*words, str(table)]) == 2
+    error = capsys.readouterr().err
+    assert "labels.csv names 文件名,类别,操作员, which is not in" in error
+    assert f"; divide it by `plsc-mae split {table} DST --image_path DIR`" in error
+    assert main([*words, str(table.rename(table.with_name("my list.txt")))]) == 2
+    renamed = f"'{table.with_name('my list.csv')}'"
+    told = f"rename a CSV file to {renamed}, and divide it by `plsc-mae split {renamed} DST --image_path DIR`"
+    assert told in capsys.readouterr().err
+
+
 def test_groups_are_not_divided(photos, tmp_path, capsys):
     draw_images(tmp_path / "parts/good", 12)
     draw_images(tmp_path / "parts/bad", 12)
@@ -118,6 +159,16 @@ def test_groups_are_not_divided(photos, tmp_path, capsys):
     assert not sides[0] & sides[1]
     assert {name[:3] for name in sides[1]} == {"bad", "goo"}
     assert len(val) == 6
+
+
+@pytest.mark.parametrize("page", ["docs/few-images.md", "docs/zh/few-images.md"])
+def test_the_list_for_unbalanced_classes_counts_repeated_lines(photos, tmp_path, root, page):
+    assert split(photos, tmp_path / "DIR") == 0
+    (line,) = (line for line in (root / page).read_text(encoding="utf-8").splitlines() if line.startswith("awk "))
+    subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True, timeout=60)
+    images = find_images(tmp_path / "DIR/repeated.txt", "train")
+    assert Counter(images.labels.tolist()) == {0: 8, 1: 16, 2: 1}
+    assert images.classes == ("big dog", "cat", "emu")
 
 
 def test_numbers_stay_numbers(photos, tmp_path):
