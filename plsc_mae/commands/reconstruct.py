@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from paddle import Tensor
 
 from plsc_mae import weights
 from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.pictures import compose
-from plsc_mae.analysis.psnr import HiddenPSNR
+from plsc_mae.analysis.psnr import PEAK, HiddenPSNR, Images
 from plsc_mae.commands.pictures import PanelFolder, PictureReader, Sheet, choose_images, find_pictures
 from plsc_mae.commands.results import summarize
 from plsc_mae.config import PRETRAIN
@@ -31,7 +32,7 @@ from plsc_mae.loading.encoder import stated_normalize
 from plsc_mae.loading.positions import PositionFit
 from plsc_mae.loading.training_config import set_final_eps, training_config
 from plsc_mae.methods import load_method
-from plsc_mae.methods.base import Batch, PatchStats, Pictures, Task
+from plsc_mae.methods.base import Batch, Drawn, PatchStats, Task
 from plsc_mae.parallel.world import World
 
 BATCH = 16
@@ -71,10 +72,13 @@ def run(config: ReconstructConfig) -> int:
         indices, samples = zip(*part, strict=True)
         batch = device_batch({name: np.stack([sample[name] for sample in samples]) for name in samples[0]})
         drawn, predicted = _draw(tasks, batch, config.patch_stats)
-        if (hidden := first.task.hidden_patches(batch)) is not None:
-            psnr.add(next(iter(drawn.values())), {label: drawn[label] for label in predicted}, hidden)
+        hidden = first.task.hidden_patches(batch)
+        if hidden is not None and first.task.predicts_pixels:
+            original, *redrawn = (_comparable(drawn[label], pixel_format) for label in (next(iter(drawn)), *predicted))
+            psnr.add(original, dict(zip(predicted, redrawn, strict=True)), hidden)
+        shown = first.task.show(drawn, batch)
         for row, index in enumerate(indices):
-            panel = {label: stack[row : row + 1] for label, stack in drawn.items()}
+            panel = {label: stack[row : row + 1] for label, stack in shown.items()}
             print(panels.save(compose(panel), index))
             sheet.add(panel, index)
     if rows := sheet.rows():
@@ -160,13 +164,13 @@ def _labels(paths: Sequence[str]) -> Sequence[str]:
     return drawable_names(short if len(set(short)) == len(short) else paths)
 
 
-def _draw(tasks: Mapping[str, Task], batch: Batch, patch_stats: PatchStats | None) -> tuple[Pictures, list[str]]:
-    """Return the pictures of a batch, and the labels of those that show predictions.
+def _draw(tasks: Mapping[str, Task], batch: Batch, patch_stats: PatchStats | None) -> tuple[Drawn, list[str]]:
+    """Return the pixels of the pictures of a batch, and the labels of those that are predictions.
 
     The pictures of one network are those of its task. Of several networks they are the original, the masked image, and
     the last picture of each network, labeled with its checkpoint; all must hide the same patches.
     """
-    panels = [task.pictures(batch, patch_stats) for task in tasks.values()]
+    panels = [task.draw(batch, patch_stats) for task in tasks.values()]
     drawn, *others = panels
     if not others:
         return drawn, list(drawn)[2:3]
@@ -178,6 +182,12 @@ def _draw(tasks: Mapping[str, Task], batch: Batch, patch_stats: PatchStats | Non
     last = [list(pictures.values())[-1] for pictures in panels]
     shared = dict(itertools.islice(drawn.items(), 2))
     return {**shared, **dict(zip(tasks, last, strict=True))}, list(tasks)
+
+
+def _comparable(pixels: Tensor, pixel_format: PixelFormat) -> Images:
+    """Convert pixels [B, C, H, W] to those that the PSNR compares: clipped, and whole numbers for images of 8 bits."""
+    scaled = pixels.clip(0, 1).numpy().transpose(0, 2, 3, 1) * PEAK
+    return scaled if pixel_format.dtype is np.float32 else np.rint(scaled)
 
 
 def _replaced(config: ReconstructConfig) -> dict[str, Any]:

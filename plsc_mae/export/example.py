@@ -35,26 +35,46 @@ def run(model, {inputs}):
 {run}
 
 
+def read_tiff(path, reason):
+    """Return the values of a TIFF file that Pillow cannot read for `reason`, by the package tifffile."""
+    try:
+        import tifffile
+    except ImportError:
+        line = f"import numpy, tifffile; numpy.save({{path + '.npy'!r}}, tifffile.imread({{path!r}}))"
+        remedy = f'install tifffile here, or run python -c "{{line}}" where it is installed, and give the .npy file'
+        raise ValueError(f"{{reason}}; {{remedy}}") from None
+    return tifffile.imread(path)
+
+
+def read_values(path):
+    """Return the values of a file: [height, width], [height, width, bands] or [bands, height, width]."""
+    if path.lower().endswith(".npy"):
+        return np.load(path, allow_pickle=False)
+    try:
+        image = Image.open(path)
+        deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+{convert}
+        return np.asarray(image)
+    except Exception as error:
+        if not path.lower().endswith((".tif", ".tiff")) or not Path(path).exists():
+            raise
+        return read_tiff(path, error)
+
+
 def read(path):
     """Return the pixels [height, width, {channels}] of a file, from 0 to 255."""
     path = str(path)
     try:
-        if path.lower().endswith(".npy"):
-            values = np.load(path, allow_pickle=False)
-            if values.ndim == 3 and values.shape[0] < values.shape[2]:
-                values = values.transpose(1, 2, 0)
-        else:
-            image = Image.open(path)
-            deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-{convert}
-            values = np.asarray(image)
+        values = read_values(path)
+        if values.ndim == 3 and values.shape[0] < values.shape[2]:
+            values = values.transpose(1, 2, 0)
         if values.ndim == 2:
             values = values[:, :, None]
         if values.ndim != 3 or {wrong}:
             raise ValueError(f"it has values of shape {{list(values.shape)}}")
 {scaled}
     except Exception as error:
-        sys.exit(f"cannot read {{path}}: {{error}}; expected an image of {expected}, as .npy or in a format of Pillow")
+        sys.exit(f"cannot read {{path}}: {{error}}; expected an image of {expected}: .npy, TIFF or a format of Pillow")
 
 
 def preprocess(path):
@@ -183,7 +203,7 @@ def _reading(pixel_format: PixelFormat) -> dict[str, str]:
         result = 'np.rint(values).astype("uint8")' if pixel_format.is_rgb else 'values.astype("float32")'
         scale = _SCALE.format(low=limits.low, high=limits.high, span=limits.high - limits.low, result=result)
     scaled = textwrap.indent(f"{choose}\n{scale}".strip(), " " * 8)
-    return {"convert": textwrap.indent(convert, " " * 12), "wrong": wrong, "expected": expected, "scaled": scaled}
+    return {"convert": textwrap.indent(convert, " " * 8), "wrong": wrong, "expected": expected, "scaled": scaled}
 
 
 def _class_lines(kind: LabelKind) -> str:

@@ -68,7 +68,8 @@ def _remarks(target: Target, content: Content) -> list[str]:
     return [
         *target.remarks(content),
         f"images have {counted(content.pixel_format.channels, 'channel')}, and the preprocessing of libraries is for "
-        "RGB: prepare arrays as example.py does, which reads .npy files and the formats of Pillow",
+        "RGB: prepare arrays as example.py does, which reads .npy files, the formats of Pillow and, with the package "
+        "tifffile, other TIFF files",
     ]
 
 

@@ -30,6 +30,7 @@ MASKED = "masked"  # label of the picture with hidden patches
 OUTPUT, LABEL, PREDICTION = "output", "label", "prediction"  # entries of the result of `Task.scores`
 Batch = dict[str, Any]  # tensors; entries named host_* are NumPy arrays, because the device does not need them
 Pictures = dict[str, npt.NDArray[np.uint8]]
+Drawn = dict[str, Tensor]  # pixels [B, C, H, W] by label, the original's from 0 to 1
 PatchStats = Literal["original", "visible"]
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -187,10 +188,11 @@ class Task(nn.Layer, ABC):
         """
         return {}
 
-    def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
-        """Return pictures of the network's predictions for a batch, {label: uint8 [B, H, W, 3]}, in display order.
+    def draw(self, batch: Batch, patch_stats: PatchStats | None = None) -> Drawn:
+        """Return the network's predictions for a batch as pixels in all channels, {label: [B, C, H, W]}.
 
         The first one is the original, the second one is masked. The result is empty for a Task without pictures.
+        Predictions may exceed the range from 0 to 1.
 
         Args:
             batch: a batch of samples from `Method.view_transform`.
@@ -205,11 +207,21 @@ class Task(nn.Layer, ABC):
         return {}
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
-        """Return the mask of `pictures`, bool [B, rows, columns], True = hidden.
-
-        The result is None unless the third picture is a prediction of pixels.
-        """
+        """Return the mask of `draw`, bool [B, rows, columns], True = hidden; None for a Task without pictures."""
         return None
+
+    @property
+    def predicts_pixels(self) -> bool:
+        """Whether the third result of `draw` is a prediction of pixels, so that it has a PSNR."""
+        return True
+
+    def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
+        """Return `draw` for display, {label: uint8 [B, H, W, 3]}."""
+        return self.show(self.draw(batch, patch_stats), batch)
+
+    def show(self, drawn: Drawn, batch: Batch) -> Pictures:
+        """Convert results of `draw` for `batch` to pictures, {label: uint8 [B, H, W, 3]}."""
+        return to_pictures(drawn, self.display, self.hidden_patches(batch)) if drawn else {}
 
     def memory_outline(self, batch_size: int, *, gpu: bool) -> MemoryOutline:
         """Return the memory outline of one training pass.

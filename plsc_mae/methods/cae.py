@@ -21,7 +21,7 @@ from plsc_mae.errors import ConfigError, flag
 from plsc_mae.losses import alignment_loss
 from plsc_mae.masking import BlockMaskGenerator, RandomMaskGenerator, split_mask
 from plsc_mae.methods import contract
-from plsc_mae.methods.base import MASKED, Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
+from plsc_mae.methods.base import MASKED, Batch, Drawn, PatchStats, StepOutput, Task, visible_mean
 from plsc_mae.methods.cae_pictures import decoder_drawing, mean_patch_drawing, predict_hidden, replace_tokens
 from plsc_mae.methods.contract import ClassifierRecipe, Description, Method, PublishedSpeed, Reconstruction
 from plsc_mae.methods.masks import MaskDraw, WithMask
@@ -141,7 +141,7 @@ class CAETask(Task):
         )
 
     @paddle.no_grad()
-    def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
+    def draw(self, batch: Batch, patch_stats: PatchStats | None = None) -> Drawn:
         """Return the original, the masked image, the targets, and the targets with predictions in hidden patches.
 
         The picture of the targets is left out if they are pixels.
@@ -167,13 +167,15 @@ class CAETask(Task):
             draw, how = self._token_drawing(pixels, target)
             tokens = replace_tokens(target, ids, pred.argmax(axis=-1))
             drawn = {f"its tokens, {how}": draw(target), f"hidden tokens predicted, {how}": draw(tokens)}
-        shown = {"original": pixels, MASKED: masked, **drawn}
-        return to_pictures(shown, self.display, mask.numpy().reshape(-1, *grid))
+        return {"original": pixels, MASKED: masked, **drawn}
 
-    def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_] | None:
-        """Return the mask of `pictures`, bool [B, rows, columns], True = hidden; None unless pixels are predicted."""
-        if not isinstance(self.target, PixelTarget):
-            return None
+    @property
+    def predicts_pixels(self) -> bool:
+        """Whether the target is pixels, not tokens."""
+        return isinstance(self.target, PixelTarget)
+
+    def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
+        """Return the mask of `draw`, bool [B, rows, columns], True = hidden."""
         return cast(npt.NDArray[np.bool_], batch["mask"].numpy().reshape(-1, *self.model.encoder.grid))
 
     def _token_drawing(self, pixels: Tensor, tokens: Tensor) -> tuple[DrawTokens, str]:

@@ -21,7 +21,7 @@ from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.masking import Mask, num_visible
-from plsc_mae.methods.base import Batch, PatchStats, Pictures, StepOutput, Task, to_pictures, visible_mean
+from plsc_mae.methods.base import Batch, Drawn, PatchStats, StepOutput, Task, visible_mean
 from plsc_mae.methods.contract import (
     DEFAULT_SIZE,
     ClassifierRecipe,
@@ -137,7 +137,7 @@ class MAETask(Task):
         """Group the parameters; vectors, biases and those in `no_decay` have no weight decay."""
         return weight_decay_groups(self.model.named_parameters(), weight_decay, self.no_decay)
 
-    def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
+    def draw(self, batch: Batch, patch_stats: PatchStats | None = None) -> Drawn:
         """Return four pictures: original, masked, reconstruction, and reconstruction with the original visible patches.
 
         Raises:
@@ -148,12 +148,11 @@ class MAETask(Task):
         with paddle.no_grad():
             images = self.normalize(batch["image"])
             drawn = redraw(self.model, images, batch["noise"], self.mask_ratio, patch_stats or "original")
-            pixels = {label: self.normalize.denormalize(x) for label, x in drawn.items()}
-            return to_pictures(pixels, self.display, self.hidden_patches(batch))
+            return {label: self.normalize.denormalize(x) for label, x in drawn.items()}
 
     @paddle.no_grad()
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        """Return the mask of `pictures`, bool [B, rows, columns], True = hidden."""
+        """Return the mask of `draw`, bool [B, rows, columns], True = hidden."""
         mask = self.model.random_masks(batch["noise"], self.mask_ratio).mask.numpy()
         return cast(npt.NDArray[np.bool_], mask.reshape(-1, *self.model.encoder.grid) > 0)
 

@@ -20,7 +20,7 @@ from plsc_mae.data.transforms import RandomCropFlip, ResizeCenterCrop
 from plsc_mae.errors import ConfigError, flag, remedies
 from plsc_mae.losses import channels_first
 from plsc_mae.methods import contract
-from plsc_mae.methods.base import MASKED, Batch, PatchStats, Pictures, StepOutput, Task, to_pictures
+from plsc_mae.methods.base import MASKED, Batch, Drawn, PatchStats, StepOutput, Task
 from plsc_mae.methods.contract import DEFAULT_SIZE, ClassifierRecipe, Description, Method, Reconstruction
 from plsc_mae.methods.masks import WithMask
 from plsc_mae.methods.memory_outline import FLOAT32, MemoryOutline, Stack
@@ -151,7 +151,7 @@ class SimMIMTask(Task):
         )
 
     @paddle.no_grad()
-    def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:
+    def draw(self, batch: Batch, patch_stats: PatchStats | None = None) -> Drawn:
         """Return four pictures: original, masked, reconstruction, and reconstruction with the original visible patches.
 
         Raises:
@@ -173,11 +173,10 @@ class SimMIMTask(Task):
             "reconstruction": redrawn,
             "reconstruction + visible": images * (1 - hidden) + redrawn * hidden,
         }
-        pixels = {label: self.normalize.denormalize(x) for label, x in drawn.items()}
-        return to_pictures(pixels, self.display, self.hidden_patches(batch))
+        return {label: self.normalize.denormalize(x) for label, x in drawn.items()}
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
-        """Return the mask of `pictures`, bool [B, rows, columns], True = hidden."""
+        """Return the mask of `draw`, bool [B, rows, columns], True = hidden."""
         return cast(npt.NDArray[np.bool_], batch["mask"].numpy().reshape(-1, *self.model.encoder.grid))
 
 

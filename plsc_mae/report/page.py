@@ -27,12 +27,12 @@ h3{font-size:1em;margin:.4em 0}.sub{color:#5a6b7b}nav a{margin-right:1em;color:#
 .verdict.yes{border-color:#1b7837}.verdict.no{border-color:#b35806}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(400px,1fr));gap:1.2em}
 figure{margin:0;max-width:780px}figcaption{color:#5a6b7b;font-size:.9em}
-svg{width:100%;height:auto}.grid{stroke:#e3e9ef}.curve{fill:none;stroke-width:1.8}
-line.level{stroke:#8a8a8a;stroke-dasharray:5 4}text{font:12px sans-serif;fill:#5a6b7b}
-text.y,text.level{text-anchor:end}text.x{text-anchor:middle}
+figure>svg{width:100%;height:auto}.grid{stroke:#e3e9ef}.curve{fill:none;stroke-width:1.8}
+line.level{stroke:#6a6a6a;stroke-width:1.3}text{font:12px sans-serif;fill:#5a6b7b}
+text.y{text-anchor:end}text.x{text-anchor:middle}
 .legend{margin:.2em 0;font-size:.9em}.legend span{margin-right:1.2em;white-space:nowrap}
 .legend i{display:inline-block;width:1.2em;height:.25em;margin-right:.4em;vertical-align:middle}
-.legend i.level{border-top:2px dashed #8a8a8a;height:0}
+.legend .sample{width:36px;height:6px;margin-right:.4em;vertical-align:middle}
 table{border-collapse:collapse;font-size:.92em}th,td{padding:.2em .7em;text-align:left;border-bottom:1px solid #e3e9ef}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}
 img{max-width:100%}.pictures{display:flex;flex-wrap:wrap;gap:1em}.pictures img{max-height:280px}

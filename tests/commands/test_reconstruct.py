@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -293,6 +294,21 @@ def test_the_range_of_training_is_used(trained, draw, tmp_path, monkeypatch, cap
         assert abs(int(drawn[-1].max()) - largest) <= 1
 
 
+@pytest.mark.once
+def test_the_psnr_is_that_of_the_pixels_not_of_the_stretched_picture(trained, draw, tmp_path):
+    """Of a 12-bit image of little contrast, in all channels, also in those that no picture shows."""
+    (tmp_path / "in").mkdir()
+    values = np.random.default_rng(0).integers(1000, 1100, (32, 32, 3)).astype(np.uint16)
+    values[..., 2] *= 3
+    np.save(tmp_path / "in/a.npy", values)
+    model = trained("--pixel_range 0 4095") / "checkpoint-1.pd"
+    lines = [draw(model, tmp_path / "in", flags)[1].splitlines()[-1] for flags in ("", "--picture_bands 1")]
+    assert lines[0] == lines[1]
+    mean = float(re.search(r"mean of the image's visible pixels ([\d.]+) dB", lines[0])[1])
+    spread = (values / 4095).var(axis=(0, 1)).mean()
+    assert mean == pytest.approx(-10 * np.log10(spread), abs=0.5)
+
+
 TOKENS, PREDICTED = "its tokens, {}", "hidden tokens predicted, {}"
 DECODED, MEAN_PATCH = "decoded by the dVAE", "each as its mean patch in these images"
 
@@ -415,12 +431,12 @@ def test_a_model_folder_states_the_statistics_of_its_images(trained, images, dra
         main(["weights", "convert", str(trained() / "checkpoint-1.pd"), str(folder), "--dialect", "huggingface"]) == 0
     )
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.25, 0.5, 0.75], "image_std": [0.5, 0.25, 1.0]}')
-    pictures = MAETask.pictures
+    drawn = MAETask.draw
 
     def recorded(task, *arguments):
         seen.append((task.normalize.mean.flatten().tolist(), task.normalize.std.flatten().tolist()))
-        return pictures(task, *arguments)
+        return drawn(task, *arguments)
 
-    monkeypatch.setattr(MAETask, "pictures", recorded)
+    monkeypatch.setattr(MAETask, "draw", recorded)
     assert draw(folder, images)[0] == 0
     assert seen[0] == ([0.25, 0.5, 0.75], [0.5, 0.25, 1.0])

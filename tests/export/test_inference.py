@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import runpy
+import sys
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from plsc_mae.config.export import ExportConfig
@@ -130,6 +133,27 @@ def test_the_example_reads_files_as_the_suite_does(file_of, tmp_path, shape, dty
     pixels = content.view(open_image(str(path), pixel_format=pixel_format), np.random.default_rng(0))["image"]
     found = example["preprocess"](path)[0]
     np.testing.assert_allclose(found, pixels.transpose(2, 0, 1) / np.float32(127.5) - 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_the_example_reads_tiff_files_that_pillow_refuses(file_of, tmp_path, monkeypatch, planar):
+    """By tifffile; without that package it names the line that converts them, and the line is right."""
+    content, example = example_of(file_of, tmp_path, PixelFormat(4, (), PixelRange(0, 4095)))
+    values = np.random.default_rng(0).integers(0, 4096, (50, 37, 4)).astype(np.uint16)
+    path, stored = tmp_path / "a.tif", values if planar == "contig" else values.transpose(2, 0, 1)
+    tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=planar)
+    pixels = content.view(open_image(str(path), pixel_format=content.pixel_format), np.random.default_rng(0))["image"]
+    found = example["preprocess"](path)
+    np.testing.assert_allclose(found[0], pixels.transpose(2, 0, 1) / np.float32(127.5) - 1, atol=1e-5)
+
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "tifffile", None)
+        with pytest.raises(SystemExit, match="install tifffile") as refusal:
+            example["preprocess"](path)
+        with pytest.raises(SystemExit, match="No such file"):
+            example["preprocess"](tmp_path / "missing.tif")
+    exec(re.search('python -c "(.+?)"', str(refusal.value))[1])
+    np.testing.assert_array_equal(example["preprocess"](f"{path}.npy"), found)
 
 
 @pytest.mark.parametrize(

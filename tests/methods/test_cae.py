@@ -224,7 +224,7 @@ def test_a_random_tokenizer_is_told(config, tokenizer, warnings):
 def test_pictures_of_a_random_tokenizer(task, batch):
     built = task()
     drawn = built.pictures(batch)
-    assert built.hidden_patches(batch) is None  # the third picture predicts tokens
+    assert not built.predicts_pixels  # the third picture predicts tokens
     assert list(drawn) == [
         "original",
         "masked",
@@ -277,6 +277,7 @@ def test_pictures_of_pixels(task, batch, kind, denorm):
     original, predicted = drawn["original"].astype(int), drawn[list(drawn)[2]].astype(int)
     assert np.abs(original - predicted)[~hidden].max() <= 1
     assert np.abs(original - predicted)[hidden].mean() > 10
+    assert built.predicts_pixels
     np.testing.assert_array_equal(built.hidden_patches(batch), batch["mask"].numpy().reshape(2, 4, 4))
 
     # A network that predicts the targets themselves draws the original.

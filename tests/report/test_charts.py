@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from plsc_mae.report.charts import LINE, MAX_POINTS, Curve, line_chart
+from plsc_mae.report.charts import MAX_POINTS, Curve, line_chart
 
 
 def points(html):
@@ -34,13 +34,38 @@ def test_long_curves_are_thinned_by_means():
 
 def test_far_levels_are_in_the_legend_only():
     html = line_chart([Curve("loss", [0, 1], [1.0, 0.5])], x_label="update", levels={"near": 1.5, "far": 9.0})
-    assert html.count('<line class="level"') == 1
+    assert html.partition("<p class")[0].count('<line class="level"') == 1
     assert "far: 9" in html
 
 
-def test_labels_of_near_levels_do_not_overlap():
+def test_levels_differ_by_their_dashes_and_are_named_in_the_legend_from_the_highest():
     curve = Curve("loss", [0, 1], [1.0, 0.1])
-    chart = line_chart([curve], x_label="epoch", levels={"a": 0.50, "b": 0.51, "c": 0.9})
-    heights = {label: float(y) for y, label in re.findall(r'<text class="level" x="\S+" y="(\S+)">(\w)<', chart)}
-    assert heights["a"] - heights["b"] >= LINE
-    assert heights["b"] - heights["c"] > LINE
+    chart = line_chart([curve], x_label="epoch", levels={"low": 0.50, "near": 0.51, "high": 0.9})
+    picture, legend = chart.split("<p class")
+    found = re.findall(r'stroke-dasharray="([^"]+)"', picture)
+    assert len(set(found)) == 3
+    assert re.findall(r'stroke-dasharray="([^"]+)"', legend) == found
+    assert re.findall(r"</svg>(\w+): ([\d.]+)", legend) == [("high", "0.9"), ("near", "0.51"), ("low", "0.5")]
+    assert "near" not in picture
+
+
+def test_high_values_of_the_start_are_cut_off_and_said():
+    """They would flatten the rest; without levels, or if a level is as high, nothing is cut off."""
+    x, y = range(100), [9.0 - i for i in range(9)] + [1.0 - i / 200 for i in range(91)]
+    html = line_chart([Curve("loss", x, y)], x_label="update", levels={"near": 0.8})
+    assert "first values, up to 9, are cut off" in html
+    drawn = points(html)
+    assert drawn[0][1] < 14  # above the frame, so it is clipped
+    assert max(b for _, b in drawn[10:]) - min(b for _, b in drawn[10:]) > 100
+    for levels in (None, {"high": 8.0}):
+        html = line_chart([Curve("loss", x, y)], x_label="update", levels=levels)
+        assert "cut off" not in html
+        assert min(b for _, b in points(html)) >= 14
+
+
+@pytest.mark.parametrize("first", [0, 4])
+def test_a_late_rise_is_never_cut_off(first):
+    y = [1.0] * 50 + [20.0] * 2 + [1.0] * 48
+    html = line_chart([Curve("loss", range(first, first + 100), y)], x_label="update", levels={"near": 0.8})
+    assert "cut off" not in html
+    assert min(b for _, b in points(html)) >= 14
