@@ -72,7 +72,7 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
     Raises:
         ConfigError: the package that reads the format or the archive cannot be imported.
     """
-    notes, complete = Note(0), False
+    notes, complete, unmarked = Note(0), False, False
     try:
         any_size = pixel_format.tile > 0
         with (
@@ -82,6 +82,7 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
         ):
             notes |= Note.DEEP if depth.is_deep(header) else Note(0)
             notes |= Note.BANDS if depth.has_extra_bands(header) else Note(0)
+            unmarked = depth.is_unmarked_band(header)
             notes |= Note.PAGES if depth.has_pages(header) else Note(0)
             readable = pixel_format.range is not None or depth.has_default_range(header)
             complete = readable and _is_complete(header, file, size)
@@ -89,6 +90,8 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
         pass
     by_bands = reads_bands(path, pixel_format)
     if complete and not by_bands:
+        if unmarked:
+            depth.log_dropped_bands(path)  # here, because data workers decode the file
         return FileReport(notes, "")
     try:
         # This checks the number of bands and, for a file that is read by regions, its length.

@@ -70,3 +70,13 @@ def test_every_file_is_checked_by_one_process(image_folder, monkeypatch, workers
     assert np.flatnonzero(parts[0] + parts[1]).tolist() == bad
     assert (parts[0] * parts[1] == 0).all()
     np.testing.assert_array_equal(check_files(images, num_workers=workers), parts[0] + parts[1])
+
+
+def test_a_fourth_band_is_named_by_the_check(tmp_path, messages):
+    """Training decodes the files in data workers, whose warnings are not in the log of the run."""
+    tifffile = pytest.importorskip("tifffile")
+    values = np.arange(64 * 64 * 4, dtype=np.uint16).reshape(64, 64, 4)
+    for photometric in ("rgb", "minisblack"):
+        tifffile.imwrite(tmp_path / f"{photometric}.tif", values, photometric=photometric, planarconfig="contig")
+    check_files(find_images(tmp_path, "train"), num_workers=0, pixel_format=PixelFormat(range=PixelRange(0, 65535)))
+    assert sum("more than three bands" in text for text in messages) == 1
