@@ -22,6 +22,7 @@ from plsc_mae.config.synonyms import hint_at_option
 from plsc_mae.config.training import GIVEN
 from plsc_mae.errors import ConfigError
 from plsc_mae.file_kinds import require_text
+from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,28 @@ def _layered(
     for layer in (file_values, *later):
         live = _live(layer, cls, configs)
         values.update(_one_rate(live, cls, is_file=layer is file_values))
-    return _build(cls, values)
+    config = _build(cls, values)
+    _require_value_per_channel(config, values)
+    return config
+
+
+def _require_value_per_channel(config: Any, values: Mapping[str, Value]) -> None:
+    """Raise ConfigError if the number of given means or deviations contradicts the given channels.
+
+    The channels may also come from a checkpoint; `plsc_mae.loading.pixel_settings` checks the number then.
+    """
+    source = next((name for name in ("bands", "in_chans") if name in values and getattr(config, name)), "")
+    if not source:
+        return
+    channels = config.in_chans or len(config.bands)
+    for name in values.keys() & {"mean", "std"}:
+        given = getattr(config, name)
+        if given is not None and len(given) not in (1, channels):
+            raise ConfigError(
+                f"{values[name].origin} has {counted(len(given), 'value')}, but {values[source].origin} gives "
+                f"{counted(channels, 'channel')}; expected one value per channel, or one for all: give --mean and "
+                "--std for these channels, or unset both by -o mean=null -o std=null"
+            )
 
 
 def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: str) -> Any:

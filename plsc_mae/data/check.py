@@ -52,10 +52,17 @@ class Note(enum.IntFlag):
 
 
 class FileReport(NamedTuple):
-    """Properties of a file, and the reason why it cannot be read; "" if it can be read."""
+    """Properties of a file.
+
+    Attributes:
+        notes: the properties.
+        reason: why it cannot be read; "" if it can be read.
+        bands: number of its bands if they are the reason, else 0.
+    """
 
     notes: Note
     reason: str
+    bands: int = 0
 
 
 def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
@@ -99,7 +106,8 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
         if not complete and not (by_bands and reads_regions(path)):
             image.resize((min(image.height, 8), min(image.width, 8)))
     except DataError as error:
-        return FileReport(notes | Note.BAD, str(error))
+        bands = error.__cause__.bands if isinstance(error.__cause__, depth.BandError) else 0
+        return FileReport(notes | Note.BAD, str(error), bands)
     return FileReport(notes, "")
 
 

@@ -431,7 +431,8 @@ def _deep_to_rgb(path: str, image: Image.Image) -> Image.Image:
     """Convert a 16-bit image to 8-bit RGB by dividing by 256; raise ValueError for other depths."""
     if not depth.has_default_range(image):
         kind = "32-bit" if image.mode == "F" else "32-bit or signed 16-bit"  # Pillow opens both as "I"
-        raise ValueError(f"it has {kind} pixels (mode {image.mode}), whose range is not known{depth.range_remedy()}")
+        text = f"it has {kind} pixels (mode {image.mode}), whose range is not known{depth.range_remedy()}"
+        raise depth.BandError(text, bands=1)
     if image.mode.startswith("I"):
         values = np.asarray(image)
         depth.log_shallow(path, int(values.max()))

@@ -50,6 +50,18 @@ class PixelRange(NamedTuple):
     high: float
 
 
+class BandError(ValueError):
+    """Bands of a file that do not fit the channels, or gray values that have no range.
+
+    Attributes:
+        bands: number of bands; with as many channels, the file can be read.
+    """
+
+    def __init__(self, text: str, bands: int) -> None:
+        super().__init__(text)
+        self.bands = bands
+
+
 class TiffLayout(NamedTuple):
     """Size in pixels, number of bands and bits per band of a TIFF file."""
 
@@ -219,11 +231,12 @@ def open_header(path: str, data: bytes, pixel_range: PixelRange | None) -> Image
         kind = f"it is a TIFF file with {counted(layout.bands, 'band')} of {counted(layout.bits, 'bit')}"
         if layout.bands > MAX_BANDS:
             remedy = remedies("choose bands with --bands", f"give --in_chans {layout.bands}")
-            raise ValueError(
-                f"{kind}; expected 1 to {MAX_BANDS} bands: {remedy or 'write three of them as RGB'}"
+            raise BandError(
+                f"{kind}; expected 1 to {MAX_BANDS} bands: {remedy or 'write three of them as RGB'}", layout.bands
             ) from None
         if pixel_range is None:
-            raise ValueError(f"{kind}{range_remedy()}") from None
+            text = f"{kind}{range_remedy()}"
+            raise ValueError(text) if layout.bands == _RGB else BandError(text, layout.bands) from None
         if layout.height * layout.width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
             raise ValueError(f"it has {layout.height} x {layout.width} pixels, more than Pillow's limit") from None
         values = _unidentified_values(path, data, layout)

@@ -20,15 +20,15 @@ NAMES = ("a.jpg", "a.png", "a.tif", "a.webp", "a.bmp", "a.ppm", "a.gif")
 def test_whole_and_truncated_files(tmp_path, picture, name):
     path = tmp_path / name
     picture(0).save(path)
-    assert examine_file(str(path)) == (Note(0), "")
+    assert examine_file(str(path)) == (Note(0), "", 0)
     content = path.read_bytes()
     for kept in (0, 5, len(content) // 2):
         path.write_bytes(content[:kept])
-        notes, reason = examine_file(str(path))
+        notes, reason, _ = examine_file(str(path))
         assert notes & Note.BAD
         assert str(path) in reason
     path.write_bytes(content + b"\0" * 100)  # usable
-    assert examine_file(str(path)) == (Note(0), "")
+    assert examine_file(str(path)) == (Note(0), "", 0)
 
 
 @pytest.mark.parametrize("content", [b"<html></html>", b"\xff\xd8\xff\xe0 garbage \xff\xd9", b"\x89PNG\r\n\x1a\nIEND"])
