@@ -22,7 +22,6 @@ from plsc_mae.config.synonyms import hint_at_option
 from plsc_mae.config.training import GIVEN
 from plsc_mae.errors import ConfigError
 from plsc_mae.file_kinds import require_text
-from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -131,9 +130,9 @@ def _require_value_per_channel(config: Any, values: Mapping[str, Value]) -> None
         given = getattr(config, name)
         if given is not None and len(given) not in (1, channels):
             raise ConfigError(
-                f"{values[name].origin} has {counted(len(given), 'value')}, but {values[source].origin} gives "
-                f"{counted(channels, 'channel')}; expected one value per channel, or one for all: give --mean and "
-                "--std for these channels, or unset both by -o mean=null -o std=null"
+                f"{values[name].origin} has {len(given)} values, but {values[source].origin} sets the number of "
+                f"channels to {channels}; expected one value per channel, or one for all: give --mean and --std for "
+                "these channels, or unset both by -o mean=null -o std=null"
             )
 
 

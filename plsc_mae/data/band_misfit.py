@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from plsc_mae.data.check import FileReport
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
+from plsc_mae.errors import remedies
 from plsc_mae.wording import counted, guides
 
 
@@ -27,11 +28,13 @@ def describe_misfit(images: ImageList, reports: Mapping[int, FileReport], pixel_
     if 2 * number <= len(images):
         return ""
     first = next(images.path(index) for index, report in reports.items() if report.bands == bands)
-    others = "--bands for some of them" if bands > 1 else "--pixel_range auto for RGB of three equal bands"
+    several = remedies(f"give --in_chans {bands}", "--bands for some of them")
+    gray = remedies("give --in_chans 1", "--pixel_range auto for RGB of three equal bands")
+    advice = (gray if bands == 1 else several) or "convert them"
     wanted = "RGB" if pixel_format.is_rgb else counted(pixel_format.channels, "channel")
     return (
         f"{number} of {len(images)} files of {images.source} have {counted(bands, 'band')} and cannot be read as "
-        f"{wanted}, the first is {first}: give --in_chans {bands}, or {others}; see {guides('your-images')}"
+        f"{wanted}, the first is {first}: {advice}; see {guides('your-images')}"
     )
 
 

@@ -54,7 +54,7 @@ class BandError(ValueError):
     """Bands of a file that do not fit the channels, or gray values that have no range.
 
     Attributes:
-        bands: number of bands; with as many channels, the file can be read.
+        bands: number of bands; --in_chans with this number reads the file.
     """
 
     def __init__(self, text: str, bands: int) -> None:

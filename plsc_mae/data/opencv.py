@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from types import ModuleType
+from typing import Any
 
 PACKAGE = "opencv-python-headless"  # opencv-python has the same module, but needs libGL, which servers lack
 
@@ -29,8 +30,8 @@ def load_opencv() -> ModuleType:
         raise ImportError(broken(error)) from error
     cv2.setNumThreads(0)
     if "OPENCV_LOG_LEVEL" not in os.environ:
-        set_level = cv2.utils.logging.setLogLevel if hasattr(cv2.utils, "logging") else cv2.setLogLevel  # of 5 and of 4
-        set_level(0)
+        log: Any = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2  # in OpenCV 5, in OpenCV 4
+        log.setLogLevel(0)
     module: ModuleType = cv2
     return module
 

@@ -274,7 +274,7 @@ def test_the_means_of_a_file_and_the_channels_of_a_flag(yaml_file):
     path = yaml_file("in_chans: 4\nmean: [0.1, 0.2, 0.3, 0.4]\nstd: [1, 1, 1, 1]\n")
     with pytest.raises(ConfigError) as caught:
         parse(["--config", path, "--in_chans", "3"], PRETRAIN, prog="pretrain")
-    for part in (f"{path}: ", "4 values", "--in_chans", "3 channels", "-o mean=null -o std=null"):
+    for part in (f"{path}: ", "4 values", "--in_chans", "channels to 3", "-o mean=null -o std=null"):
         assert part in str(caught.value)
     unset = ["-o", "mean=null", "-o", "std=null"]
     assert parse(["--config", path, "--in_chans", "3", *unset], PRETRAIN, prog="pretrain").mean is None
