@@ -196,6 +196,7 @@ def test_messages_of_pillow_reach_no_other_handler():
 
 def test_the_fourth_band_of_a_deep_tiff_is_named_once(tmp_path, messages):
     """Pillow cannot identify such a file; one that it identifies has the last band marked as unspecified."""
+    pytest.importorskip("tifffile")
     values = np.random.default_rng(0).integers(0, 4096, (16, 16, 4)).astype(np.uint16)
     for name in ("a.tif", "b.tif"):
         tiff(tmp_path / name, values, 1, [0, 0, 0])
