@@ -13,6 +13,7 @@ import numpy.typing as npt
 from plsc_mae.commands.doctor_findings import Finding, error, warning
 from plsc_mae.commands.doctor_sizes import INPUT, describe_sizes
 from plsc_mae.data import depth
+from plsc_mae.data.band_misfit import describe_misfit, reason_among
 from plsc_mae.data.check import Note, check_files, examine_file
 from plsc_mae.data.decode import deep_values, open_image, open_values, read_content
 from plsc_mae.data.imagefolder import ImageList
@@ -59,7 +60,14 @@ def examine_files(images: ImageList, pixel_format: PixelFormat, input_size: int 
     only_deep = [index for index in bad if pixel_range and not examine_file(images.path(index), ranged).reason]
     damaged = [index for index in bad if index not in only_deep]
     intact = [index for index in range(len(images)) if not notes[index] & Note.BAD]
-    failures = {index: examine_file(images.path(index), pixel_format).reason or images.path(index) for index in damaged}
+    reports = {index: examine_file(images.path(index), pixel_format) for index in damaged}
+    if misfit := describe_misfit(images, reports, pixel_format):
+        yield error(misfit)
+        reports = {index: report for index, report in reports.items() if not report.bands}
+    failures = {
+        index: reason_among(images, index, report, pixel_format) or images.path(index)
+        for index, report in reports.items()
+    }
     sampled = _spaced(intact)
     failures |= {index: reason for index in sampled if (reason := _failure(images.path(index), pixel_format))}
     if failures:
@@ -69,7 +77,7 @@ def examine_files(images: ImageList, pixel_format: PixelFormat, input_size: int 
             f"{len(failures)} of {len(images)} images of {images.source} cannot be used: {named}{more}; repair or "
             "remove such files, or train with `plsc-mae pretrain --bad_image skip`"
         )
-    else:
+    elif not misfit:
         total = len(images)
         yield f"  intact headers: {_sample(total, total)}; decoded: {_sample(len(sampled), total)}"
     if others := images.left_out.loose.number + sum(count.number for count in images.left_out.suffixes.values()):

@@ -112,7 +112,28 @@ def _layered(
     for layer in (file_values, *later):
         live = _live(layer, cls, configs)
         values.update(_one_rate(live, cls, is_file=layer is file_values))
-    return _build(cls, values)
+    config = _build(cls, values)
+    _require_value_per_channel(config, values)
+    return config
+
+
+def _require_value_per_channel(config: Any, values: Mapping[str, Value]) -> None:
+    """Raise ConfigError if the number of given means or deviations contradicts the given channels.
+
+    The channels may also come from a checkpoint; `plsc_mae.loading.pixel_settings` checks the number then.
+    """
+    source = next((name for name in ("bands", "in_chans") if name in values and getattr(config, name)), "")
+    if not source:
+        return
+    channels = config.in_chans or len(config.bands)
+    for name in values.keys() & {"mean", "std"}:
+        given = getattr(config, name)
+        if given is not None and len(given) not in (1, channels):
+            raise ConfigError(
+                f"{values[name].origin} has {len(given)} values, but {values[source].origin} sets the number of "
+                f"channels to {channels}; expected one value per channel, or one for all: give --mean and --std for "
+                "these channels, or unset both by -o mean=null -o std=null"
+            )
 
 
 def from_mapping(values: Mapping[str, Any], configs: Mapping[str, type], where: str) -> Any:

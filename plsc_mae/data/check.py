@@ -52,10 +52,17 @@ class Note(enum.IntFlag):
 
 
 class FileReport(NamedTuple):
-    """Properties of a file, and the reason why it cannot be read; "" if it can be read."""
+    """Properties of a file.
+
+    Attributes:
+        notes: the properties.
+        reason: why it cannot be read; "" if it can be read.
+        bands: number of its bands if they are the reason, else 0.
+    """
 
     notes: Note
     reason: str
+    bands: int = 0
 
 
 def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
@@ -72,7 +79,7 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
     Raises:
         ConfigError: the package that reads the format or the archive cannot be imported.
     """
-    notes, complete = Note(0), False
+    notes, complete, unmarked = Note(0), False, False
     try:
         any_size = pixel_format.tile > 0
         with (
@@ -82,6 +89,7 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
         ):
             notes |= Note.DEEP if depth.is_deep(header) else Note(0)
             notes |= Note.BANDS if depth.has_extra_bands(header) else Note(0)
+            unmarked = depth.is_unmarked_band(header)
             notes |= Note.PAGES if depth.has_pages(header) else Note(0)
             readable = pixel_format.range is not None or depth.has_default_range(header)
             complete = readable and _is_complete(header, file, size)
@@ -89,6 +97,8 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
         pass
     by_bands = reads_bands(path, pixel_format)
     if complete and not by_bands:
+        if unmarked:
+            depth.log_dropped_bands(path)  # here, because data workers decode the file
         return FileReport(notes, "")
     try:
         # This checks the number of bands and, for a file that is read by regions, its length.
@@ -96,7 +106,8 @@ def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
         if not complete and not (by_bands and reads_regions(path)):
             image.resize((min(image.height, 8), min(image.width, 8)))
     except DataError as error:
-        return FileReport(notes | Note.BAD, str(error))
+        bands = error.__cause__.bands if isinstance(error.__cause__, depth.BandError) else 0
+        return FileReport(notes | Note.BAD, str(error), bands)
     return FileReport(notes, "")
 
 

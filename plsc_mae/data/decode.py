@@ -135,7 +135,7 @@ class PilImage(SourceImage):
             if self._range is None:
                 return _deep_to_rgb(self.path, self._header)
             if depth.has_extra_bands(self._header):
-                depth.log_loss("bands", self.path, "has more than three bands; only the first three are used")
+                depth.log_dropped_bands(self.path)
             values = depth.to_8_bits(depth.read_values(self._header, self._data), self._range)
             return Image.fromarray(values).convert("RGB")
 
@@ -202,6 +202,8 @@ class RasterImage(SourceImage):
         self.path, self._raster, self._format = path, raster, pixel_format
         self.height, self.width, count = raster.shape
         self._bands = choose_bands(count, pixel_format)
+        if pixel_format.is_rgb and count > len(self._bands) and not raster.has_alpha:
+            depth.log_dropped_bands(path)
         self.decodes_whole = raster.decodes_whole
         self._last: tuple[Box, Pixels] | None = None
 
@@ -276,7 +278,7 @@ def open_content(path: str, data: bytes, backend: Backend = "pil", pixel_format:
         if reads_bands(path, pixel_format):
             gray = pixel_format.channels == 1 and not pixel_format.bands
             return RasterImage(path, open_raster(path, data, gray=gray), pixel_format)
-        header = depth.open_header(data, pixel_range)
+        header = depth.open_header(path, data, pixel_range)
         if depth.has_pages(header):
             depth.log_loss("pages", path, "has several pages or frames; only the first one is used")
     if any_size and header.format == "JPEG":
@@ -418,7 +420,7 @@ def _resize_reduced(
 
 def _to_rgb(path: str, image: Image.Image) -> Image.Image:
     if depth.is_unmarked_band(image):
-        depth.log_loss("bands", path, "has more than three bands; only the first three are used")
+        depth.log_dropped_bands(path)
     image.load()
     rgb = image if image.mode == "RGB" else image.convert("RGB")  # `convert` would copy RGB
     depth.log_lost_alpha(path, image)
@@ -429,7 +431,8 @@ def _deep_to_rgb(path: str, image: Image.Image) -> Image.Image:
     """Convert a 16-bit image to 8-bit RGB by dividing by 256; raise ValueError for other depths."""
     if not depth.has_default_range(image):
         kind = "32-bit" if image.mode == "F" else "32-bit or signed 16-bit"  # Pillow opens both as "I"
-        raise ValueError(f"it has {kind} pixels (mode {image.mode}), whose range is not known{depth.range_remedy()}")
+        text = f"it has {kind} pixels (mode {image.mode}), whose range is not known{depth.range_remedy()}"
+        raise depth.BandError(text, bands=1)
     if image.mode.startswith("I"):
         values = np.asarray(image)
         depth.log_shallow(path, int(values.max()))

@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from plsc_mae.data.opencv import load_opencv
+from plsc_mae.data.tiff import open_tiff
 from plsc_mae.errors import remedies
 from plsc_mae.wording import counted
 
@@ -47,6 +48,18 @@ class PixelRange(NamedTuple):
 
     low: float
     high: float
+
+
+class BandError(ValueError):
+    """Bands of a file that do not fit the channels, or gray values that have no range.
+
+    Attributes:
+        bands: number of bands; --in_chans with this number reads the file.
+    """
+
+    def __init__(self, text: str, bands: int) -> None:
+        super().__init__(text)
+        self.bands = bands
 
 
 class TiffLayout(NamedTuple):
@@ -145,6 +158,21 @@ def decode_values(data: bytes, *, all_bands: bool = False) -> Values:
     return np.concatenate([rgb, values[..., _RGB:]], axis=-1) if all_bands else rgb
 
 
+def _unidentified_values(path: str, data: bytes, layout: TiffLayout) -> Values:
+    """Return the values of a TIFF file that Pillow cannot identify, without bands beyond RGB: [H, W] or [H, W, 3].
+
+    Raises:
+        ConfigError: the file needs tifffile, which cannot be imported.
+        Exception: of other types: see `decode_values`.
+    """
+    values = decode_values(data)
+    if layout.bands < _RGB or values.ndim > 2:
+        return values
+    # OpenCV returns the luminance of integers whose bands are not marked as RGB.
+    whole = (slice(0, layout.height), slice(0, layout.width))
+    return open_tiff(path, data).read(*whole)[..., :_RGB]
+
+
 def to_8_bits(values: Values, pixel_range: PixelRange) -> npt.NDArray[np.uint8]:
     """Map values [H, W] or [H, W, C] linearly from `pixel_range` to 0..255, clipped and rounded; NaN becomes 0."""
     return np.rint(scale(values, pixel_range)).astype(np.uint8)
@@ -182,12 +210,15 @@ def tiff_layout(data: bytes) -> TiffLayout | None:
         return None
 
 
-def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
+def open_header(path: str, data: bytes, pixel_range: PixelRange | None) -> Image.Image:
     """Open the content of a file as a Pillow image; TIFF files that only OpenCV reads are decoded to 8 bits.
+
+    `path` is named if such a TIFF has a fourth band, which is dropped.
 
     Raises:
         ValueError: the file is a TIFF that Pillow cannot identify, and has more than four bands, needs a pixel range,
             exceeds Pillow's limit of pixels, or cannot be decoded by OpenCV.
+        ConfigError: the file is such a TIFF and needs tifffile, which cannot be imported.
         UnidentifiedImageError: the file is not an image of a known format.
         Exception: of other types: Pillow cannot open the file, or refuses its number of pixels.
     """
@@ -200,14 +231,18 @@ def open_header(data: bytes, pixel_range: PixelRange | None) -> Image.Image:
         kind = f"it is a TIFF file with {counted(layout.bands, 'band')} of {counted(layout.bits, 'bit')}"
         if layout.bands > MAX_BANDS:
             remedy = remedies("choose bands with --bands", f"give --in_chans {layout.bands}")
-            raise ValueError(
-                f"{kind}; expected 1 to {MAX_BANDS} bands: {remedy or 'write three of them as RGB'}"
+            raise BandError(
+                f"{kind}; expected 1 to {MAX_BANDS} bands: {remedy or 'write three of them as RGB'}", layout.bands
             ) from None
         if pixel_range is None:
-            raise ValueError(f"{kind}{range_remedy()}") from None
+            text = f"{kind}{range_remedy()}"
+            raise ValueError(text) if layout.bands == _RGB else BandError(text, layout.bands) from None
         if layout.height * layout.width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
             raise ValueError(f"it has {layout.height} x {layout.width} pixels, more than Pillow's limit") from None
-        return Image.fromarray(to_8_bits(decode_values(data), pixel_range))
+        values = _unidentified_values(path, data, layout)
+        if layout.bands > _RGB:
+            log_dropped_bands(path)
+        return Image.fromarray(to_8_bits(values, pixel_range))
 
 
 # ------------------------------------------------------------------------------------------------------ losses
@@ -226,6 +261,13 @@ def log_loss(kind: Kind, path: str, text: str, *values: object) -> None:
     if not _logged[place]:
         _logged[place] = 1
         logger.warning(f"%s {text}; further files of this kind are not named", path, *values)
+
+
+def log_dropped_bands(path: str) -> None:
+    """Log that the bands of a file beyond RGB are dropped, see `log_loss`."""
+    remedy = remedies(f"--in_chans {MAX_BANDS} keeps all four bands")
+    remedy = f"; {remedy}" if remedy else ""
+    log_loss("bands", path, f"has more than three bands; only the first three are used{remedy}")
 
 
 def is_logged(kind: Kind) -> bool:
@@ -353,5 +395,6 @@ def deep_values(data: bytes) -> Values | None:
     try:
         header = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
-        return None if tiff_layout(data) is None else decode_values(data)
+        layout = tiff_layout(data)
+        return None if layout is None else _unidentified_values("", data, layout)
     return read_values(header, data) if is_deep(header) else None

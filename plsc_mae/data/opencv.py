@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 from types import ModuleType
+from typing import Any
 
 PACKAGE = "opencv-python-headless"  # opencv-python has the same module, but needs libGL, which servers lack
 
@@ -11,6 +13,9 @@ PACKAGE = "opencv-python-headless"  # opencv-python has the same module, but nee
 @functools.cache
 def load_opencv() -> ModuleType:
     """Return OpenCV, limited to the calling thread because loader processes already use all cores.
+
+    OpenCV's own log is silent, because a file that it cannot decode is reported with its name. The environment
+    variable OPENCV_LOG_LEVEL brings it back.
 
     Raises:
         ImportError: OpenCV is missing or broken; the message gives the reason and the remedy.
@@ -24,6 +29,9 @@ def load_opencv() -> ModuleType:
     except Exception as error:  # a missing system library is an ImportError, another NumPy may be an AttributeError
         raise ImportError(broken(error)) from error
     cv2.setNumThreads(0)
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        log: Any = cv2.utils.logging if hasattr(cv2.utils, "logging") else cv2  # in OpenCV 5, in OpenCV 4
+        log.setLogLevel(0)
     module: ModuleType = cv2
     return module
 

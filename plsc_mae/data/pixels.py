@@ -82,8 +82,9 @@ def choose_bands(count: int, pixel_format: PixelFormat) -> list[int]:
         return [0] * RGB_CHANNELS if count == 1 else list(range(RGB_CHANNELS))
     if count != pixel_format.channels:
         remedy = remedies("choose bands with --bands", f"give --in_chans {count}") or "convert it"
-        raise ValueError(
-            f"it has {counted(count, 'band')}; expected {pixel_format.channels}, the channels of the network: {remedy}"
+        raise depth.BandError(
+            f"it has {counted(count, 'band')}; expected {pixel_format.channels}, the channels of the network: {remedy}",
+            count,
         )
     return list(range(count))
 

@@ -35,9 +35,11 @@ class Raster(Protocol):
     Attributes:
         shape: (H, W, F).
         decodes_whole: whether reading a region takes the memory of all values.
+        has_alpha: whether the file marks its last band as alpha.
     """
 
     decodes_whole: bool
+    has_alpha: bool
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -57,6 +59,7 @@ class ArrayRaster:
     """
 
     decodes_whole = False  # the values are in memory already, or mapped
+    has_alpha = False
 
     def __init__(self, values: Values) -> None:
         self.values = values if values.ndim == 3 else values[..., None]
@@ -89,6 +92,7 @@ class PillowRaster:
         if depth.has_pages(self._image):
             depth.log_loss("pages", path, "has several pages or frames; only the first one is used")
         self._is_deep = depth.is_deep(self._image)  # not known after decoding
+        self.has_alpha = _mode_of_bands(self._image.mode) in _WITH_ALPHA
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from plsc_mae.data.depth import Values
 from plsc_mae.errors import ConfigError
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
 
+    from plsc_mae.data.depth import Values
+
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # PhotometricInterpretation
 _UNCOMPRESSED = 1  # Compression
 _IN_PLANES = 2  # PlanarConfiguration
+_ALPHA = (1, 2)  # ExtraSamples
 _UNNAMED_PAGES = "QYX"  # axes of a three-dimensional array that tifffile wrote page by page
 
 
@@ -53,6 +55,7 @@ class TiffRaster:
         axis = next((letter for letter in axes if letter not in "YX" and sizes[letter] > 1), "")
         self.shape = (sizes["Y"], sizes["X"], sizes[axis] if axis else 1)
         self.inverted = self.page.photometric == _WHITE_IS_ZERO and self.dtype.kind == "u"
+        self.has_alpha = bool(self.page.extrasamples) and self.page.extrasamples[-1] in _ALPHA
         pages = [self.page] if axis in ("", "S") else list(series.pages)
         self.segments = [list(zip(page.dataoffsets, page.databytecounts, strict=True)) for page in pages]
         self._require_whole(size)

@@ -171,7 +171,10 @@ def choose(
     mean, std = (config.mean, config.std) if config.mean is not None else _statistics(fitting)
     for name, values in (("mean", mean), ("std", std)):
         if values is not None and len(values) not in (1, count):
-            raise ConfigError(f"--{name} has {len(values)} values; expected 1 or {count}, one per channel")
+            raise ConfigError(
+                f"--{name} has {counted(len(values), 'value')}, but the images have {counted(count, 'channel')}; "
+                "expected one value per channel, or one for all"
+            )
     return PixelSettings(
         pixel_format._replace(range=found),
         None if mean is None else mean * (count if len(mean) == 1 else 1),

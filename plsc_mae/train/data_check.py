@@ -20,7 +20,8 @@ import numpy.typing as npt
 import paddle
 
 from plsc_mae.config import TrainingConfig
-from plsc_mae.data.check import Note, check_files, examine_file
+from plsc_mae.data.band_misfit import describe_misfit, reason_among
+from plsc_mae.data.check import FileReport, Note, check_files, examine_file
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.sequence import SequenceImages
@@ -79,16 +80,25 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     digests = {name: _digest(images, values) if world.is_main else "" for name, images in lists.items()}
     known = {name: entry for name, entry in known.items() if entry.get("digest") == digests.get(name)}
     notes_by_list = _notes(lists, known, config, world, values)
-    found, entries = {}, {}
+    found, entries, misfits = {}, {}, {}
     for name, images in lists.items():
         notes = notes_by_list[name]
-        bad_files = np.flatnonzero(notes & Note.BAD).tolist()
-        found[name] = [BadFile(index, _reason(images.path(index), int(notes[index]), values)) for index in bad_files]
+        reports = {
+            index: _report(images.path(index), int(notes[index]), values)
+            for index in np.flatnonzero(notes & Note.BAD).tolist()
+        }
+        misfits[name] = describe_misfit(images, reports, values)
+        found[name] = [
+            BadFile(index, report.reason if misfits[name] else reason_among(images, index, report, values))
+            for index, report in reports.items()
+        ]
         bad = {images.path(file.number): file.reason for file in found[name]}
         entries[name] = {"root": images.root, "images": len(images), "digest": digests[name], "bad": bad}
     if world.is_main and (any(found.values()) or any(len(images) >= KEPT_FILES for images in lists.values())):
         _write(path, entries)
     if any(found.values()) and config.bad_image == "error":
+        if any(misfits.values()):  # further bad files are named when these can be read
+            raise DataError("; ".join(filter(None, misfits.values())))
         texts = [_describe(images, found[name]) for name, images in lists.items() if found[name]]
         raise DataError(f"{'; '.join(texts)}; {path} lists them; repair or remove the files, or pass --bad_image skip")
     for name, images in lists.items():
@@ -96,7 +106,9 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
             images.unreadable.add(file.number)  # so that the data set does not name them again
     if any(found.values()) and world.is_main:
         named = {name for name in lists if entries[name]["bad"] == known.get(name, {}).get("bad")}
-        texts = [_describe(lists[name], bad, named=name in named) for name, bad in found.items() if bad]
+        texts = [
+            misfits[name] or _describe(lists[name], bad, named=name in named) for name, bad in found.items() if bad
+        ]
         logger.warning("%s; they are skipped, and %s lists them", "; ".join(texts), path)
     return found
 
@@ -148,11 +160,12 @@ def _notes_of_known(images: ImageList, bad: Mapping[str, str], values: PixelForm
     return notes
 
 
-def _reason(path: str, notes: int, values: PixelFormat) -> str:
-    """Return the reason why a file is bad; examine the file again, unless it crashed or blocked a data worker."""
+def _report(path: str, notes: int, values: PixelFormat) -> FileReport:
+    """Return the report of a bad file; examine it again, unless it crashed or blocked a data worker."""
     if notes & Note.FATAL:
-        return f"{path} {_CRASHED}"
-    return examine_file(path, values).reason or f"{path} could not be read"
+        return FileReport(Note(notes), f"{path} {_CRASHED}")
+    report = examine_file(path, values)
+    return report if report.reason else FileReport(Note(notes), f"{path} could not be read")
 
 
 def _describe(images: ImageList, bad: list[BadFile], *, named: bool = False) -> str:

@@ -130,6 +130,18 @@ def test_unreadable_images(tmp_path):
     assert f"{tmp_path}/train/b/0.png" in only(findings)
 
 
+def test_most_images_have_other_bands(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    fill(tmp_path, "train/a/0.png", "train/b/0.png")
+    values = np.zeros((8, 8, 4), np.uint16)
+    for number in range(3):
+        tifffile.imwrite(tmp_path / f"train/a/{number}.tif", values, photometric="minisblack", planarconfig="contig")
+    _, findings = examine(tmp_path)
+    assert only(findings).startswith(f"! 3 of 5 files of {tmp_path}/train have 4 bands")
+    assert "--in_chans 4" in only(findings)
+    assert "skip" not in only(findings)
+
+
 def test_damage_that_only_decoding_shows(tmp_path):
     """In the middle of the pixel data, of one of the sampled files."""
     fill(tmp_path, "train/a/0.png", "train/b/0.png")

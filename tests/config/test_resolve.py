@@ -269,6 +269,18 @@ def test_unknown_methods(yaml_file, argv, content, told):
     assert told in refused(*argv, "-c", yaml_file(content), configs=METHODS)
 
 
+def test_the_means_of_a_file_and_the_channels_of_a_flag(yaml_file):
+    """The file is the config.yaml of a run on four channels."""
+    path = yaml_file("in_chans: 4\nmean: [0.1, 0.2, 0.3, 0.4]\nstd: [1, 1, 1, 1]\n")
+    with pytest.raises(ConfigError) as caught:
+        parse(["--config", path, "--in_chans", "3"], PRETRAIN, prog="pretrain")
+    for part in (f"{path}: ", "4 values", "--in_chans", "channels to 3", "-o mean=null -o std=null"):
+        assert part in str(caught.value)
+    unset = ["-o", "mean=null", "-o", "std=null"]
+    assert parse(["--config", path, "--in_chans", "3", *unset], PRETRAIN, prog="pretrain").mean is None
+    assert parse(["--config", path, "--in_chans", "4"], PRETRAIN, prog="pretrain").mean == (0.1, 0.2, 0.3, 0.4)
+
+
 @pytest.mark.parametrize("content", ["a: [1\n", "optim:\n  lr: 1\n", "- 1\n"])
 def test_unusable_config_files(yaml_file, content):
     file = yaml_file(content)

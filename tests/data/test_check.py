@@ -20,15 +20,15 @@ NAMES = ("a.jpg", "a.png", "a.tif", "a.webp", "a.bmp", "a.ppm", "a.gif")
 def test_whole_and_truncated_files(tmp_path, picture, name):
     path = tmp_path / name
     picture(0).save(path)
-    assert examine_file(str(path)) == (Note(0), "")
+    assert examine_file(str(path)) == (Note(0), "", 0)
     content = path.read_bytes()
     for kept in (0, 5, len(content) // 2):
         path.write_bytes(content[:kept])
-        notes, reason = examine_file(str(path))
+        notes, reason, _ = examine_file(str(path))
         assert notes & Note.BAD
         assert str(path) in reason
     path.write_bytes(content + b"\0" * 100)  # usable
-    assert examine_file(str(path)) == (Note(0), "")
+    assert examine_file(str(path)) == (Note(0), "", 0)
 
 
 @pytest.mark.parametrize("content", [b"<html></html>", b"\xff\xd8\xff\xe0 garbage \xff\xd9", b"\x89PNG\r\n\x1a\nIEND"])
@@ -70,3 +70,13 @@ def test_every_file_is_checked_by_one_process(image_folder, monkeypatch, workers
     assert np.flatnonzero(parts[0] + parts[1]).tolist() == bad
     assert (parts[0] * parts[1] == 0).all()
     np.testing.assert_array_equal(check_files(images, num_workers=workers), parts[0] + parts[1])
+
+
+def test_a_fourth_band_is_named_by_the_check(tmp_path, messages):
+    """Training decodes the files in data workers, whose warnings are not in the log of the run."""
+    tifffile = pytest.importorskip("tifffile")
+    values = np.arange(64 * 64 * 4, dtype=np.uint16).reshape(64, 64, 4)
+    for photometric in ("rgb", "minisblack"):
+        tifffile.imwrite(tmp_path / f"{photometric}.tif", values, photometric=photometric, planarconfig="contig")
+    check_files(find_images(tmp_path, "train"), num_workers=0, pixel_format=PixelFormat(range=PixelRange(0, 65535)))
+    assert sum("more than three bands" in text for text in messages) == 1

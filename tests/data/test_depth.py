@@ -192,3 +192,27 @@ def test_messages_of_pillow_reach_no_other_handler():
     while logger.propagate and logger.parent is not None:
         logger = logger.parent
     assert logger.name == "PIL"
+
+
+def test_the_fourth_band_of_a_deep_tiff_is_named_once(tmp_path, messages):
+    """Pillow cannot identify such a file; one that it identifies has the last band marked as unspecified."""
+    pytest.importorskip("tifffile")
+    values = np.random.default_rng(0).integers(0, 4096, (16, 16, 4)).astype(np.uint16)
+    for name in ("a.tif", "b.tif"):
+        tiff(tmp_path / name, values, 1, [0, 0, 0])
+        np.testing.assert_array_equal(pixels(tmp_path / name, TWELVE), to_8_bits(values[..., :3], TWELVE))
+    (text,) = messages
+    assert str(tmp_path / "a.tif") in text
+    assert "--in_chans 4" in text
+
+
+def test_the_log_of_opencv_is_silent(tmp_path, capfd):
+    """The error names the file; OpenCV's lines do not."""
+    tiff(tmp_path / "a.tif", np.zeros((64, 64, 4), np.uint16), 1, [0, 0, 0])
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    place = data.rindex(struct.pack("<HHI", 273, 4, 1)) + 8
+    data[place : place + 4] = struct.pack("<I", len(data) - 8)  # the values begin 8 bytes before the end
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(DataError, match=r"a\.tif: OpenCV cannot decode it"):
+        pixels(tmp_path / "a.tif", TWELVE)
+    assert capfd.readouterr().err == ""

@@ -214,3 +214,15 @@ def test_tiff_without_its_package(tmp_path, monkeypatch):
     (tmp_path / "a.tif").write_bytes(b"II*\0")
     with pytest.raises(ConfigError, match=r"a\.tif.*tifffile.*plsc_mae\[tiff\]"):
         open_image(tmp_path / "a.tif", pixel_format=PixelFormat(2))
+
+
+def test_a_dropped_fourth_band_is_named_unless_it_is_alpha(tmp_path, messages):
+    """For tiles, RGB is read from TIFF by its bands."""
+    tifffile = pytest.importorskip("tifffile")
+    values = np.arange(64 * 64 * 4, dtype=np.uint16).reshape(64, 64, 4)
+    for number, extra in enumerate(("unassalpha", "unspecified", "unspecified")):
+        path = tmp_path / f"{number}.tif"
+        tifffile.imwrite(path, values, photometric="rgb", extrasamples=[extra], planarconfig="contig")
+        open_image(path, pixel_format=PixelFormat(tile=64))
+    (text,) = messages
+    assert str(tmp_path / "1.tif") in text

@@ -6,6 +6,7 @@ import json
 import shutil
 import types
 
+import numpy as np
 import pytest
 
 from plsc_mae.cli import main
@@ -95,6 +96,23 @@ def test_the_overview_counts_bad_files_and_a_later_start_names_them_only_if_they
     assert "120 images (1 of them unreadable: another takes its place)" in " ".join(out.split())
     assert "bright1.png: it is not an image" in err, "the list of training images has changed"
     assert "dark2.png" not in err, "that of validation images has not"
+
+
+def test_files_of_other_bands_are_described_once_with_the_option_that_reads_them(finetune, damaged):
+    """Also among damaged files, and without advice to skip nearly all files."""
+    tifffile = pytest.importorskip("tifffile")
+    values = np.zeros((32, 32, 4), np.uint16)
+    for path in (damaged / "train").glob("*/*.png"):
+        tifffile.imwrite(path.with_suffix(".tif"), values, photometric="minisblack", planarconfig="contig")
+        if path.name not in ("bright0.png", "bright2.png"):
+            path.unlink()
+    code, _, err = finetune(ONE_STEP)
+    assert code == 2
+    assert err.count("4 bands") == 1
+    assert "120 of 122 files" in err
+    assert "--in_chans 4" in err
+    assert "--bad_image" not in err
+    assert "120 of 122 files" in finetune(f"{ONE_STEP} --bad_image skip")[2]
 
 
 def test_eval_stops_at_a_bad_image_by_default(finetune, damaged, pretrained, tmp_path):
