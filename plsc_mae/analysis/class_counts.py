@@ -85,9 +85,10 @@ def describe_majority(images: Counts, names: Sequence[str]) -> str:
         names: the K names of the classes.
     """
     most, count = int(images.argmax()), int(images.sum())
+    share = 100 * images[most] / count
     return (
-        f"always answering '{names[most]}', the most frequent class, is right for {100 * images[most] / count:.1f} % of "
-        f"the {counted(count, 'validation image')}"
+        f"always answering '{names[most]}', the most frequent class, is right for {share:.1f} % of the "
+        f"{counted(count, 'validation image')}"
     )
 
 
