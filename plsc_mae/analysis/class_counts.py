@@ -77,6 +77,21 @@ def describe_missed(images: Counts, predicted: Counts, names: Sequence[str]) -> 
     return f"no image is classified as {shown}{more}"
 
 
+def describe_majority(images: Counts, names: Sequence[str]) -> str:
+    """Return a sentence part about the accuracy of always answering the most frequent class.
+
+    Args:
+        images: number of validation images [K] of each class.
+        names: the K names of the classes.
+    """
+    most, count = int(images.argmax()), int(images.sum())
+    share = 100 * images[most] / count
+    return (
+        f"always answering '{names[most]}', the most frequent class, is right for {share:.1f} % of the "
+        f"{counted(count, 'validation image')}"
+    )
+
+
 def chance_accuracy(images: Counts) -> float:
     """Return the accuracy in percent that predictions that ignore the images rarely exceed.
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from plsc_mae.analysis.class_counts import describe_majority
 from plsc_mae.analysis.features import Encode, Rows, encode_images, require_finite_features
 from plsc_mae.config.features import ViewConfig
 from plsc_mae.data.imagefolder import ImageList
@@ -22,6 +23,14 @@ class LabeledFeatures(NamedTuple):
 
     features: npt.NDArray[Any]
     labels: npt.NDArray[np.int64]
+
+    def describe_majority(self, classes: Sequence[str]) -> str:
+        """Return a sentence part about the accuracy of always answering the most frequent class of these images.
+
+        `classes` are the names by class number; without any, the numbers are the names.
+        """
+        present, images = np.unique(self.labels, return_counts=True)
+        return describe_majority(images, [classes[number] if classes else str(number) for number in present])
 
 
 class EncodedLists(NamedTuple):

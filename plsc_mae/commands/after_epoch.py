@@ -8,21 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from plsc_mae.analysis.class_counts import ClassCounts, chance_accuracy
-from plsc_mae.config import ClassifyConfig
+from plsc_mae.analysis.confusion import Counts
+from plsc_mae.commands.next_steps import RATE_PAGES
+from plsc_mae.config import ClassifyConfig, FinetuneConfig
 from plsc_mae.data.classes import ClassOrder
 from plsc_mae.report.run_folder import is_number, read_lines
 from plsc_mae.train.checkpoint.state import Progress
 from plsc_mae.train.class_results import ClassResultsWriter, EpochCounts
 from plsc_mae.train.observers.base import Evaluation
-from plsc_mae.wording import guides
+from plsc_mae.train.scaling import higher_rate
 
 HINT_SHARE = 1 / 3  # of the epochs, after which a run that learns nothing gets a hint
 LEARNING_EPOCHS = 3  # at the peak of the learning rate that a run must have had before the hint
-FALLEN, RISEN = 0.95, 1.1  # a training loss between these multiples of its first epoch mean has not moved
-CLOSE = 0.98  # a validation loss below this multiple of that of the class shares is better than they are
-RATE_PAGES = guides("few-images", "read-the-curves")
+FALLEN, RISEN = 0.95, 1.1  # a training loss between these multiples of an earlier epoch mean has not moved
+CLOSE = 0.98  # a loss below this multiple of that of the class shares is better than they are
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +36,14 @@ class AfterEpoch:
         config: options of the run.
         evaluation: evaluation of the validation images, which counts the results per class.
         order: classes of the run.
+        labels: labels of the training images; class numbers [n] if the evaluation counts the results per class.
     """
 
-    def __init__(self, config: ClassifyConfig, evaluation: Evaluation, order: ClassOrder) -> None:
+    def __init__(
+        self, config: ClassifyConfig, evaluation: Evaluation, order: ClassOrder, labels: npt.NDArray[Any]
+    ) -> None:
         self.config, self.evaluation, self.order = config, evaluation, order
+        self.labels = labels
         self.results = ClassResultsWriter(Path(config.output_dir))
 
     def __call__(self, at: Progress) -> None:
@@ -50,17 +56,20 @@ class AfterEpoch:
         self.results.write(names, EpochCounts(at.epoch - 1, at.step, counts), at.best_step)
         if at.epoch == hint_epoch(self.config, at.step / at.epoch):
             records = read_lines(Path(self.config.output_dir) / "log.txt")
-            if learns_nothing(records, counts, at.best):
+            smoothing = self.config.smoothing if isinstance(self.config, FinetuneConfig) else 0.0
+            level = loss_of_shares(np.bincount(self.labels, minlength=outputs), smoothing)
+            if learns_nothing(records, counts, at.best, level):
                 self._hint(at, chance_accuracy(counts.images))
 
     def _hint(self, at: Progress, limit: float) -> None:
         rate = self.config.blr if self.config.lr is None else self.config.lr
         logger.warning(
             "after %d of %d epochs the network is still at chance: test_acc1 %.4g, the best so far, is no more than "
-            "luck (up to %.4g), and train_loss and test_loss have hardly fallen; stop the run with Ctrl-C and start "
-            "another with a higher %s, for example %g instead of %g: %s",
+            "luck (up to %.4g), and train_loss and test_loss have hardly fallen, or no further than the frequencies of "
+            "the classes explain; stop the run with Ctrl-C and start another with a higher %s, for example %g instead "
+            "of %g: %s",
             *(at.epoch, self.config.epochs, at.best, limit),
-            *("--blr" if self.config.lr is None else "--lr", 10 * (rate or 0), rate, RATE_PAGES),
+            *("--blr" if self.config.lr is None else "--lr", higher_rate(rate or 0), rate, RATE_PAGES),
         )
 
 
@@ -76,20 +85,37 @@ def hint_epoch(config: ClassifyConfig, updates_per_epoch: float) -> int:
     return epoch if epoch <= config.epochs / 2 else 0
 
 
-def learns_nothing(records: Any, counts: ClassCounts, best: float) -> bool:
+def loss_of_shares(images: Counts, smoothing: float = 0.0) -> float:
+    """Return the mean cross entropy of the best prediction that ignores the images: the shares of the classes.
+
+    Mixup and CutMix do not change it, because they mix labels in equal proportions.
+
+    Args:
+        images: number of images [K] of each class.
+        smoothing: label smoothing, which moves the shares toward 1 / K.
+    """
+    shares = (1 - smoothing) * images / images.sum() + smoothing / len(images)
+    shares = shares[shares > 0]
+    return -float(np.sum(shares * np.log(shares)))
+
+
+def learns_nothing(records: Any, counts: ClassCounts, best: float, level: float) -> bool:
     """Return whether accuracy and both losses of a run are still those of predictions that ignore the images.
+
+    A training loss that has fallen to that of the class shares shows that their frequencies are learned, and no more.
 
     Args:
         records: lines of log.txt.
         counts: results per class after the newest epoch.
         best: largest test_acc1 so far, in percent.
+        level: training loss of the class shares, see `loss_of_shares`.
     """
     trained, tested = (
         [record[name] for record in records if is_number(record.get(name))] for name in ("train_loss", "test_loss")
     )
     if not trained or not tested or not best <= chance_accuracy(counts.images) < 100:
         return False
-    shares = counts.images[counts.images > 0] / counts.images.sum()
-    entropy = -float(np.sum(shares * np.log(shares)))  # validation loss of the best prediction that ignores the images
-    moved = not all(FALLEN * trained[0] < loss < RISEN * trained[0] for loss in trained)
-    return not moved and min(tested) > CLOSE * entropy
+    risen = max(trained) >= RISEN * trained[0]
+    falling = trained[-1] <= FALLEN * trained[len(trained) // 2]
+    learned = min(trained) <= min(FALLEN * trained[0], CLOSE * level)
+    return not (risen or falling or learned) and min(tested) > CLOSE * loss_of_shares(counts.images)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import paddle
 
 from plsc_mae import console, weights
-from plsc_mae.commands.after_epoch import RATE_PAGES, AfterEpoch
+from plsc_mae.commands.after_epoch import AfterEpoch
 from plsc_mae.commands.classify_data import (
     Images,
     build_datasets,
@@ -27,7 +27,7 @@ from plsc_mae.commands.classify_data import (
     validation_loader,
 )
 from plsc_mae.commands.evaluation import evaluate
-from plsc_mae.commands.next_steps import after_classification
+from plsc_mae.commands.next_steps import RATE_PAGES, after_chance, after_classification
 from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.imagefolder import GivenImages, ImageList
@@ -71,6 +71,7 @@ from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.plausibility import warn_of_shape
 from plsc_mae.train.precision import choose_precision
+from plsc_mae.train.scaling import higher_rate
 from plsc_mae.train.setup import build_trainer, share_network, training_loader, training_world
 from plsc_mae.train.signals import preparing_run
 from plsc_mae.weights import Checkpoint, LoadReport
@@ -160,17 +161,21 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     best = f"test_{images.kind.best_metric}"
     memory = planned_memory(task, config, world)
     trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=best, planned_memory=memory)
-    if evaluations:
-        trainer.after_epoch = AfterEpoch(config, evaluations[0], images.class_order)
+    if evaluations and images.train is not None:
+        trainer.after_epoch = AfterEpoch(config, evaluations[0], images.class_order, images.train.labels)
     trainer.fit(start)
+    at_chance = False
     if world.is_main and images.val is not None:
         found = [trainer.progress.best, *(trainer.metrics.get(f"{best}_{name}", -math.inf) for name in _rates(task))]
-        warn_of_chance(config, images.kind, max(found), images.val.labels)
+        at_chance = warn_of_chance(config, images.kind, max(found), images.val.labels)
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
     elif world.is_main and trainer.saver.saved_path is not None:
-        kept = trainer.saver.path(BEST)
-        after_classification(config, kept if kept.exists() else trainer.saver.saved_path, trainer.state.run)
+        if at_chance:
+            after_chance(config)
+        else:
+            kept = trainer.saver.path(BEST)
+            after_classification(config, kept if kept.exists() else trainer.saver.saved_path, trainer.state.run)
     return trainer.metrics
 
 
@@ -208,8 +213,8 @@ def _warn_of_short_finetuning(config: FinetuneConfig, updates: int) -> None:
         )
 
 
-def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels: npt.NDArray[Any]) -> None:
-    """Warn if the best validation metric of a finished run is no better than chance can explain.
+def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels: npt.NDArray[Any]) -> bool:
+    """Warn if the best validation metric of a finished run is no better than chance can explain; return whether.
 
     There is no warning where chance explains any value, for example with validation images of a single class.
 
@@ -220,14 +225,17 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
         labels: validation labels, see `LabelKind.chance`.
     """
     if not math.isfinite(best) or not best <= (limit := kind.chance(labels)) < kind.perfect:
-        return
+        return False
+    sweep = isinstance(config, LinprobeConfig) and config.lr_sweep
+    name, rate = ("--blr", config.blr) if config.lr is None else ("--lr", config.lr)
+    higher = "try higher rates with --lr_sweep" if sweep else f"raise {name}, for example to {higher_rate(rate or 0):g}"
     logger.warning(
         "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for the "
-        "validation images reach up to %.4g; raise %s, train for more epochs, or check that the labels belong to the "
+        "validation images reach up to %.4g; %s, train for more epochs, or check that the labels belong to the "
         "images: %s",
-        *(kind.best_metric, best, limit),
-        *("--blr" if config.lr is None else "--lr", RATE_PAGES),
+        *(kind.best_metric, best, limit, higher, RATE_PAGES),
     )
+    return True
 
 
 # ------------------------------------------------------------------------------------------------- network

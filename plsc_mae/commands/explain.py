@@ -25,6 +25,7 @@ from plsc_mae.commands.pictures import PanelFolder, PictureReader, Sheet, choose
 from plsc_mae.commands.results import summarize
 from plsc_mae.config.inference import ExplainConfig
 from plsc_mae.config.schema import suggest
+from plsc_mae.data.classes import listed
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.opencv import load_opencv
 from plsc_mae.data.transforms import ResizeCenterCrop
@@ -218,5 +219,5 @@ def find_category(text: str, classes: Sequence[str]) -> int | None:
         return classes.index(text)
     raise ConfigError(
         f"--category_index {text}: the classifier has no such class{suggest(text, classes)}; expected a number from 0 "
-        f"to {len(classes) - 1}, a name or '{PREDICTED}'"
+        f"to {len(classes) - 1}, a name ({listed(classes)}) or '{PREDICTED}'"
     )

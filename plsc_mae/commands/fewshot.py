@@ -69,7 +69,8 @@ def run(config: FewshotConfig) -> int:
     print(
         f"{counted(len(train), 'training image')}, {counted(len(queries.labels), 'validation image')}, "
         f"{counted(classes, 'class')}: chance {100 / classes:.1f} %; "
-        f"{counted(len(config.label_seeds), 'choice')} of labels"
+        f"{counted(len(config.label_seeds), 'choice')} of labels\n"
+        f"{queries.describe_majority(val.classes)}"
     )
     print(f"{'labels':>14}  {'images':>7}  top-1")
     accuracies: dict[Budget, list[float]] = {}

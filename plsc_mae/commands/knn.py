@@ -86,7 +86,8 @@ def run(config: KNNConfig) -> int:
     classes = len(np.unique(bank.labels))
     print(
         f"{counted(len(bank.labels), 'image')} in the bank, {counted(len(queries.labels), 'query')}, "
-        f"{bank.features.shape[1]} features, {counted(classes, 'class')}: chance {100 / classes:.1f} %",
+        f"{bank.features.shape[1]} features, {counted(classes, 'class')}: chance {100 / classes:.1f} %\n"
+        f"{queries.describe_majority(found.lists[1].classes if found.lists else ())}",
         flush=True,
     )
     ks = config.nb_knn or default_ks(DEFAULT_KS, len(bank.labels))

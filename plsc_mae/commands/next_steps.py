@@ -16,12 +16,15 @@ from plsc_mae.data.listing import ImageList, has_split
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.train.announcements import FEW_IMAGES, IN_MEMORY
 from plsc_mae.train.checkpoint.folder import config_path
+from plsc_mae.train.scaling import higher_rate
+from plsc_mae.wording import guides
 
 PLACEHOLDER = "DIR"  # a folder that the reader chooses, as in the lines of `weights inspect`
 FEW_BATCH, FEW_EPOCHS, FEWEST_EPOCHS, FEWEST_IMAGES = 16, 100, 300, 300  # as in docs/few-images.md
 # Encoders narrower than ViT-Ti need a higher learning rate on few images. Measured with MAE, a width of 64, 360 updates
-# and 108 images of three classes: 40 % at the default rate, 79 % at ten times that.
-NARROW, NARROW_FACTOR = 192, 10
+# and 108 images of three classes: 40 % at the default rate, 79 % at the next higher one, ten times that.
+NARROW = 192
+RATE_PAGES = guides("few-images", "read-the-curves")  # about runs that learn nothing
 
 
 def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Path, images: ImageList) -> None:
@@ -70,7 +73,7 @@ def _classifier_flags(config: PretrainConfig, labeled: int, width: int) -> str:
         flags += " --reprob 0" if default.reprob else ""
         if width < NARROW:
             name = "blr" if default.lr is None else "lr"
-            flags += f" --{name} {NARROW_FACTOR * getattr(default, name):g}"
+            flags += f" --{name} {higher_rate(getattr(default, name)):g}"
     if config.bad_image == "skip":
         flags += " --bad_image skip"
     if labeled and not _has_validation(config.data_path):
@@ -105,6 +108,14 @@ def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> 
     _print(steps)
 
 
+def after_chance(config: ClassifyConfig) -> None:
+    """Print the commands and pages that help after a training without success; its classifier is of no use."""
+    steps = {"learning": f"plsc-mae report {shlex.quote(config.output_dir)}"}
+    if not config.data_path.startswith(IN_MEMORY):
+        steps["data"] = f"plsc-mae doctor --data_path {_data(config)}"
+    _print(steps, f"read: {RATE_PAGES}")
+
+
 def _single_process(config: ClassifyConfig) -> str:
     """Return the flags that undo a division of the network among processes, with leading spaces; "" if undivided."""
     flags = " --tensor_parallel 1" if config.tensor_parallel > 1 else ""
@@ -130,10 +141,14 @@ def _crop_ratio(config: PretrainConfig) -> str:
     return f" --crop_ratio {' '.join(map(str, config.crop_ratio))}"
 
 
-def _print(steps: Mapping[str, str]) -> None:
-    """Print each purpose with its command, which calls the program in the same way as this process was called."""
+def _print(steps: Mapping[str, str], last: str = "") -> None:
+    """Print each purpose with its command, which calls the program in the same way as this process was called.
+
+    `last` is a line below them.
+    """
     program = console.program()
     commands = {use: line.replace(console.PROGRAM, program, 1) for use, line in steps.items()}
     width = max(map(len, commands))
     lines = [f"{console.COMMAND_INDENT}{use:<{width}}  {line}" for use, line in commands.items()]
+    lines += [f"{console.COMMAND_INDENT}{last}"] if last else []
     console.report("\n".join(["next:", *lines]), {"event": "next", "commands": commands})

@@ -34,6 +34,7 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
         CheckpointError: the network of the file cannot be determined.
         ConfigError: the method lacks an option, an option does not fit, or a number of heads is unknown.
     """
+    _refuse_classifier(stored)
     if "method" in stored.meta and "args" in stored.meta:
         trained = from_mapping(stored.meta["args"], PRETRAIN, str(stored.path))
     else:
@@ -50,6 +51,17 @@ def training_config(stored: Checkpoint, heads: Mapping[str, int | None], **repla
                 f"--{name} is no option of method '{trained.method}', which trained {stored.path}; leave it out"
             )
     return dataclasses.replace(trained, resume="", auto_resume=False, **given)
+
+
+def _refuse_classifier(stored: Checkpoint) -> None:
+    """Raise CheckpointError if plsc_mae wrote the file in training a classifier."""
+    options = stored.meta.get("args")
+    if stored.meta.get("phase", "pretrain") == "pretrain" or not isinstance(options, dict):
+        return
+    start = f", for example that of its --finetune, {options['finetune']}" if options.get("finetune") else ""
+    raise CheckpointError(
+        f"{stored.path} is a classifier, which has no decoder; expected a checkpoint of pre-training{start}"
+    )
 
 
 def trained_eps(stored: Checkpoint) -> float | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from plsc_mae.analysis.class_counts import chance_accuracy
+from plsc_mae.analysis.class_counts import chance_accuracy, describe_majority
 from plsc_mae.analysis.trivial import CONTEXT_FREE, DESCRIPTIONS
 from plsc_mae.names import escape_name
 from plsc_mae.report.run_folder import RunFolder
-from plsc_mae.wording import counted, guides
+from plsc_mae.wording import guides
 
 _MAIN_METRICS = {"test_acc1": " %", "test_mAP": " %", "test_r2": ""}  # one for each --task, with its unit
 Answer = Literal["yes", "barely", "in part", "not yet", "unknown"]
@@ -92,11 +92,7 @@ def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
     if run.classes is None or not accuracies:
         return "unknown", result
     images = run.classes.last.counts.images
-    most, limit = int(images.argmax()), chance_accuracy(images)
-    share = (
-        f"always answering '{escape_name(run.classes.names[most])}', the most frequent class, is right for "
-        f"{100 * images[most] / images.sum():.1f} % of the {counted(int(images.sum()), 'validation image')}"
-    )
+    limit, share = chance_accuracy(images), describe_majority(images, [*map(escape_name, run.classes.names)])
     if limit >= 100:
         return "unknown", f"{result} The accuracy says little: {share}."
     if max(accuracies) > limit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import plsc_mae
 from plsc_mae import console, runtime
-from plsc_mae.config import TrainingConfig
+from plsc_mae.config import LinprobeConfig, TrainingConfig
 from plsc_mae.config.schema import to_line
 from plsc_mae.data.imagefolder import ImageDataset
 from plsc_mae.data.loader import BatchLoader
@@ -94,15 +95,25 @@ def _replaced(unreadable: int) -> str:
 
 def _recipe(config: TrainingConfig, world: World, updates: int) -> str:
     effective_batch = images_per_update(config, world)
-    rate = config.blr if config.lr is None else config.lr
-    base = f" ({rate:g} x {effective_batch} / 256)" if scales_with_batch(config) else ""
     parts = f"{world}" if world.size == world.processes else f"{world.size} in {world}"
     limit = f", of which {config.max_train_step} (--max_train_step)" if config.max_train_step else ""
     return (
         f"{counted(config.epochs, 'epoch')}, {counted(updates * config.epochs, 'update')}{limit}; batch "
         f"{config.batch_size} x {parts} x accum_iter {config.accum_iter} = {counted(effective_batch, 'image')} per "
-        f"update; learning rate {peak_lr(config, effective_batch):.4g}{base}"
+        f"update; {_rates(config, effective_batch)}"
     )
+
+
+def _rates(config: TrainingConfig, effective_batch: int) -> str:
+    """Return the peak learning rate of a run as text, or those of a sweep."""
+    name = "blr" if config.lr is None else "lr"
+    rates = [getattr(config, name)]
+    if isinstance(config, LinprobeConfig) and config.lr_sweep:
+        rates = list(config.lr_sweep)
+    peaks = ", ".join(f"{peak_lr(dataclasses.replace(config, **{name: rate}), effective_batch):.4g}" for rate in rates)
+    given = ", ".join(f"{rate:g}" for rate in rates)
+    base = f" ({given} x {effective_batch} / 256)" if scales_with_batch(config) else ""
+    return f"learning rate{'s' if rates[1:] else ''} {peaks}{base}"
 
 
 def _memory(planned: int | None, config: TrainingConfig, world: World) -> str:

@@ -6,6 +6,16 @@ from plsc_mae.config import TrainingConfig
 from plsc_mae.optim import scaled_lr
 from plsc_mae.parallel.world import World
 
+HIGH_RATE = 0.01  # from which on a rate is raised in smaller steps
+
+
+def higher_rate(rate: float) -> float:
+    """Return the next rate to try if a run learns nothing: ten times a low one, three times others.
+
+    The published rates are far below what small networks on few images need, but a high rate soon makes the loss jump.
+    """
+    return float(f"{rate * (10 if rate < HIGH_RATE else 3):.6g}")
+
 
 def images_per_update(config: TrainingConfig, world: World) -> int:
     """Return the number of images of a whole accumulation group in all processes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plsc_mae.analysis.class_counts import chance_accuracy, count_classes, describe_missed
+from plsc_mae.analysis.class_counts import chance_accuracy, count_classes, describe_majority, describe_missed
 from plsc_mae.analysis.classification import class_scores
 from plsc_mae.analysis.confusion import confusion_matrix
 
@@ -36,6 +36,12 @@ def test_classes_that_are_never_predicted_are_named():
     assert describe_missed(images, np.array([1, 0, 1, 2]), names) == ""  # of the two dogs none was to be expected
     many = describe_missed(np.full(9, 4), np.zeros(9, np.int64), list("abcdefghi"))
     assert many.endswith("'e' (4 images) and 4 more")
+
+
+def test_the_majority_is_named_with_its_share():
+    text = describe_majority(np.array([58, 144, 58]), ["cat", "dog", "owl"])
+    assert "'dog'" in text
+    assert "55.4 % of the 260 validation images" in text
 
 
 def test_chance_is_the_share_of_the_most_frequent_class_and_two_deviations():

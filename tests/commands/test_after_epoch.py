@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.analysis.class_counts import count_classes
-from plsc_mae.commands.after_epoch import AfterEpoch, hint_epoch, learns_nothing
+from plsc_mae.commands.after_epoch import AfterEpoch, hint_epoch, learns_nothing, loss_of_shares
 from plsc_mae.config import FINETUNE, LINPROBE
 from plsc_mae.data.classes import ClassOrder
 from plsc_mae.train.checkpoint.state import Progress
@@ -19,6 +19,10 @@ from plsc_mae.train.class_results import read_class_results
 LABELS = np.repeat([0, 1, 2], 20)
 COUNTS = count_classes(LABELS, np.zeros_like(LABELS), 3)  # chance: up to 45.5 %
 PLATEAU = [1.12, 1.1, 1.11, 1.1, 1.1]  # log(3) is 1.0986
+EQUAL = float(np.log(3))
+UNEQUAL = np.repeat([0, 1, 2], [144, 58, 58])
+MAJORITY = count_classes(UNEQUAL, np.zeros_like(UNEQUAL), 3)  # class 0: 55.4 %
+TO_SHARES = [1.09, 1.04, 1.02, 1.01, 1.01]
 
 
 def log(trained: list[float], tested: list[float]) -> list[dict[str, float]]:
@@ -26,7 +30,28 @@ def log(trained: list[float], tested: list[float]) -> list[dict[str, float]]:
 
 
 def test_a_run_at_chance_learns_nothing():
-    assert learns_nothing(log(PLATEAU, PLATEAU), COUNTS, 33.3)
+    assert learns_nothing(log(PLATEAU, PLATEAU), COUNTS, 33.3, EQUAL)
+
+
+def test_a_run_that_learns_the_frequencies_of_the_classes_learns_nothing():
+    level = loss_of_shares(MAJORITY.images)
+    assert level == pytest.approx(0.997, abs=1e-3)
+    assert learns_nothing(log(TO_SHARES, TO_SHARES), MAJORITY, 55.4, level)
+    for others in ([1.09, 1.04, 1.0, 0.96, 0.96], [1.5, 1.4, 1.2, 1.1, 1.03]):  # below the shares, or on the way
+        assert not learns_nothing(log(others, TO_SHARES), MAJORITY, 55.4, level)
+    smoothed = loss_of_shares(MAJORITY.images, 0.1)
+    assert learns_nothing(log([1.09, 1.04, 1.02, 1.02, 1.02], TO_SHARES), MAJORITY, 55.4, smoothed)
+
+
+def test_the_loss_of_the_shares_is_that_of_training():
+    """With label smoothing and mixed labels, no other constant prediction has a lower loss."""
+    images = np.array([5, 2, 1, 0])
+    rng, labels = np.random.default_rng(0), np.repeat(np.eye(4)[:3], images[:3], axis=0) * 0.9 + 0.1 / 4
+    mixed = 0.7 * labels + 0.3 * labels[::-1]
+    found = loss_of_shares(images, 0.1)
+    assert found == pytest.approx(-np.mean(np.sum(mixed * np.log(mixed.mean(axis=0)), axis=1)))
+    for guess in rng.dirichlet(np.ones(4), 50):
+        assert -np.mean(np.sum(mixed * np.log(guess), axis=1)) >= found
 
 
 @pytest.mark.parametrize(
@@ -41,12 +66,12 @@ def test_a_run_at_chance_learns_nothing():
     ],
 )
 def test_others_do(trained, tested, best):
-    assert not learns_nothing(log(trained, tested), COUNTS, best)
+    assert not learns_nothing(log(trained, tested), COUNTS, best, EQUAL)
 
 
 def test_of_images_of_one_class_nothing_is_said():
     counts = count_classes(np.zeros(20, np.int64), np.zeros(20, np.int64), 2)
-    assert not learns_nothing(log(PLATEAU, PLATEAU), counts, 100.0)
+    assert not learns_nothing(log(PLATEAU, PLATEAU), counts, 100.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +93,7 @@ def test_the_hint_and_the_results_of_an_epoch(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
     config = FINETUNE["mae"](epochs=12, warmup_epochs=1.0, lr=None, blr=1e-3, output_dir=str(tmp_path))
     evaluation = types.SimpleNamespace(counts=None)
-    after = AfterEpoch(config, evaluation, ClassOrder(("cat", "dog")))
+    after = AfterEpoch(config, evaluation, ClassOrder(("cat", "dog")), LABELS)
     after(Progress(1, step=10))
     assert read_class_results(tmp_path) is None  # of a sweep
     evaluation.counts = COUNTS

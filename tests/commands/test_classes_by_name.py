@@ -257,15 +257,19 @@ def test_validation_images_of_some_classes(run, oracle, tmp_path):
     """Without their own numbers: class c of three is not class 1 of two."""
     checkpoint, data = oracle("a", "b", "c"), fill(tmp_path / "data", "a", "b", "c")
     shutil.rmtree(data / "val/b")
+    shutil.copy(data / "val/c/0.png", data / "val/c/1.png")
     code, out, err = run(f"knn --model_path {checkpoint} --data_path {data} --nb_knn 1 --num_workers 0")
     assert code == 0, err
     assert "none of 'b'" in out
-    assert "2 queries" in out
+    assert "3 queries" in out
     assert "chance 33.3 %" in out
+    majority = "always answering 'c', the most frequent class, is right for 66.7 % of the 3 validation images"
+    assert majority in out
     assert re.search(r"^ +1 +100\.00", out, re.MULTILINE)
     code, out, err = run(f"compare --pixels 16 --data_path {data} --nb_knn 1 --num_workers 0")
     assert code == 0, err
     assert "| 100.0 |" in out
+    assert out.splitlines()[-1] == majority
     code, out, err = run(
         f"finetune {FLAGS} {TRAIN} --epochs 1 --finetune {checkpoint} --data_path {data} --output_dir {tmp_path}/out"
     )

@@ -15,6 +15,7 @@ from plsc_mae.analysis.pictures import overlay
 from plsc_mae.cli import main
 from plsc_mae.commands import explain
 from plsc_mae.data.opencv import load_opencv
+from plsc_mae.errors import ConfigError
 from plsc_mae.loading.classifier import load_classifier
 
 pytestmark = pytest.mark.compat
@@ -189,6 +190,11 @@ def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
     flags = f"--category_index 1 --max_images 2 --layer_index -1 --classes {tmp_path}/names.txt"
     assert draw(flags, None, classifier)[0] == 0
     assert list(panels[-1])[1] == f"gradient rollout of 'a {names[1]}' (discard 0.9, layer -1)"
+
+
+def test_an_unknown_category_is_answered_with_names():
+    with pytest.raises(ConfigError, match=r"--category_index owl: .*'0', '1', '2', '3', '4' and 5 more"):
+        explain.find_category("owl", [str(number) for number in range(10)])
 
 
 def test_a_classifier_without_a_class_token(draw, root, images):

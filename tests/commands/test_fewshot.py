@@ -41,6 +41,7 @@ def test_numbers_are_those_of_the_chosen_images(trained, images, run, tmp_path):
     assert run(f"knn {flags} --nb_knn 1 --save_path {tmp_path}/knn")[0] == 0
     bank, queries = (np.load(tmp_path / "knn" / name) for name in ("train.npz", "val.npz"))
     train = find_images(images, "train")
+    assert lines[2].endswith("is right for 10.0 % of the 10 validation images")
     found = {entry["labels"]: entry for entry in json.loads((tmp_path / "few.json").read_text())}
     assert list(found) == ["1 per class", "2 per class", "50 %"]
     assert [entry["images"] for entry in found.values()] == [10, 20, 20]
@@ -53,7 +54,7 @@ def test_numbers_are_those_of_the_chosen_images(trained, images, run, tmp_path):
         entry = found[f"{count} per class"]
         assert entry["accuracies"] == pytest.approx(expected)
         assert (entry["accuracy"], entry["margin"]) == pytest.approx(Estimate.of(expected))
-        assert lines[2 + count].split()[-3:] == str(Estimate.of(expected)).split()
+        assert lines[3 + count].split()[-3:] == str(Estimate.of(expected)).split()
     code, _, _ = run(f"fewshot {flags} --shots 2 --label_seeds 7 --save_path {tmp_path}/few.csv")
     assert code == 0
     with (tmp_path / "few.csv").open(newline="") as file:

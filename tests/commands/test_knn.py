@@ -38,9 +38,10 @@ def test_accuracies_are_printed_and_kept(trained, images, classify, tmp_path, ca
     capfd.readouterr()
     code, out, err = classify(f"--model_path {model} --data_path {images} {FEW} --save_path {tmp_path}/knn")
     assert (code, err) == (0, "")
-    first, second = out.splitlines()[:2]
+    first, second, third = out.splitlines()[:3]
     assert first.startswith(f"{model}: ")
     assert second == "30 images in the bank, 10 queries, 32 features, 10 classes: chance 10.0 %"
+    assert third.endswith("is right for 10.0 % of the 10 validation images")
     rows = table(out)
     assert [row[0] for row in rows] == [1, 10]
     assert rows[0][1] == rows[0][2]  # one neighbor names one class
@@ -64,6 +65,7 @@ def test_the_default_shrinks_with_the_set_and_five_classes_have_no_top5(tmp_path
     assert code == 0
     assert "k = 10, 20:" in out + err
     assert "100, 200 exceeds the bank of 30" in out + err
+    assert "always answering '0', the most frequent class, is right for 33.3 % of the 6" in out  # without names
     head, *rows = out.splitlines()[-3:]
     assert "only 3 classes" in head
     assert [row.split()[0] for row in rows] == ["10", "20"]

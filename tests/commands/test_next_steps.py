@@ -20,6 +20,7 @@ from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping, parse
 from plsc_mae.data.listing import list_images
 from plsc_mae.errors import UserError
+from plsc_mae.methods.label_kinds import Classes
 
 SHORT = "--epochs 1 --warmup_epochs 0 --num_workers 0"
 TINY_SIMMIM = (
@@ -75,7 +76,14 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
     assert main(tuned) == 0
     out, err = capsys.readouterr()
     assert "within chance" in out + err  # after three updates
-    commands = next_commands(out.splitlines())
+    commands = next_commands([line for line in out.splitlines() if "read: " not in line])
+    assert list(commands) == ["learning", "data"]  # this classifier is of no use
+    assert "read: docs/few-images.md" in out
+    assert commands["learning"] == ["report", "my run-finetune"]
+    parse(commands["data"][1:], COMMANDS["doctor"].configs, prog="doctor")
+    monkeypatch.setattr(Classes, "chance", lambda *_: -1.0)
+    assert main([*tuned, "--output_dir", "tuned"]) == 0
+    commands = next_commands(capsys.readouterr().out.splitlines())
     assert list(commands) == ["predict", "evaluate", "deploy", "others"]
     assert main(commands["predict"]) == 0
     assert main(commands["evaluate"]) == 0

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from plsc_mae.loading.training_config import stated_heads
+from plsc_mae.errors import CheckpointError
+from plsc_mae.loading.training_config import stated_heads, training_config
 from plsc_mae.weights import Checkpoint
 
 SMALL = "mae_vit_small_patch16_dec192d4b"  # 384 wide with 6 heads, decoder 192 wide with 3
@@ -31,3 +32,10 @@ SMALL = "mae_vit_small_patch16_dec192d4b"  # 384 wide with 6 heads, decoder 192 
 def test_stated_heads(options, key, width, heads):
     stored = Checkpoint(Path("some.pd"), {}, {}, {} if options is None else {"args": options})
     assert stated_heads(stored, key, width) == heads
+
+
+def test_a_classifier_is_named_with_the_checkpoint_it_started_from(tmp_path):
+    meta = {"phase": "finetune", "method": "mae", "args": {"phase": "finetune", "finetune": "run/checkpoint-9.pd"}}
+    stored = Checkpoint(tmp_path / "best.pd", {}, {}, meta)
+    with pytest.raises(CheckpointError, match=r"best\.pd is a classifier, .*run/checkpoint-9\.pd"):
+        training_config(stored, {})

@@ -6,9 +6,9 @@ import types
 
 import pytest
 
-from plsc_mae.config import FINETUNE
+from plsc_mae.config import FINETUNE, LINPROBE
 from plsc_mae.config.resolve import from_mapping
-from plsc_mae.train.announcements import continuation
+from plsc_mae.train.announcements import _rates, continuation
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 
@@ -25,3 +25,9 @@ def test_no_command_continues_a_run_with_images_in_memory(tmp_path, paths, exist
     config = from_mapping({**paths, "output_dir": str(tmp_path)}, FINETUNE, "test")
     command = continuation(config, types.SimpleNamespace(processes=1), "0123456789ab")
     assert (command is not None) == exists
+
+
+def test_a_sweep_announces_its_own_rates():
+    assert _rates(LINPROBE["mae"](lr_sweep=(10.0, 100.0)), 16) == "learning rates 0.625, 6.25 (10, 100 x 16 / 256)"
+    assert _rates(LINPROBE["mae"](lr_sweep=(10.0,), lr=1.0, blr=None), 16) == "learning rate 10"
+    assert _rates(LINPROBE["mae"](blr=0.1), 16) == "learning rate 0.00625 (0.1 x 16 / 256)"

@@ -166,13 +166,20 @@ def test_a_classifier_at_chance_is_warned_of(heard, kind, count):
     labels = rng.integers(0, 4, count) if isinstance(kind, Classes) else rng.integers(0, 2, (count, 3)) * np.float32(1)
     limit = kind.chance(labels)
     assert np.mean([outputs_of_chance(kind, labels, rng) <= limit for _ in range(40)]) >= 0.9
-    classify.warn_of_chance(config, kind, limit * 0.99, labels)
-    for word in (f"test_{kind.best_metric}", "validation images", "--lr"):
+    assert classify.warn_of_chance(config, kind, limit * 0.99, labels)
+    for word in (f"test_{kind.best_metric}", "validation images", "--lr, for example to 0.01"):
         assert word in heard.text
     heard.clear()
     for best in (kind.perfect * 0.9, float("-inf")):
-        classify.warn_of_chance(config, kind, best, labels)
+        assert not classify.warn_of_chance(config, kind, best, labels)
     assert heard.text == ""
+
+
+def test_a_sweep_at_chance_is_told_of_its_rates(heard):
+    config = LINPROBE["mae"](lr_sweep=(0.1, 1.0))
+    assert classify.warn_of_chance(config, Classes(), 50.0, np.arange(20) % 2)
+    assert "--lr_sweep" in heard.text
+    assert "--blr" not in heard.text
 
 
 def test_of_images_of_one_class_nothing_is_said(heard):
