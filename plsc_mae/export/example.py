@@ -74,7 +74,7 @@ def read(path):
             raise ValueError(f"it has values of shape {{list(values.shape)}}")
 {scaled}
     except Exception as error:
-        sys.exit(f"cannot read {{path}}: {{error}}; expected an image of {expected}: .npy, TIFF or a format of Pillow")
+        sys.exit(f"cannot read {{path}}: {{error}}; expected an image of {expected}, as .npy, TIFF or a Pillow format")
 
 
 def preprocess(path):

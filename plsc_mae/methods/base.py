@@ -212,7 +212,7 @@ class Task(nn.Layer, ABC):
 
     @property
     def predicts_pixels(self) -> bool:
-        """Whether the third result of `draw` is a prediction of pixels, so that it has a PSNR."""
+        """True if the third result of `draw` is a prediction of pixels, so that it has a PSNR."""
         return True
 
     def pictures(self, batch: Batch, patch_stats: PatchStats | None = None) -> Pictures:

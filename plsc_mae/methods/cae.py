@@ -154,11 +154,9 @@ class CAETask(Task):
             raise ConfigError("--patch_stats does not apply to CAE, whose pictures need no choice of statistics")
         images, mask = self.normalize(batch["image"]), batch["mask"]
         pixels, grid = self.normalize.denormalize(images), self.model.encoder.grid
-        hidden = mask.astype("float32").unsqueeze(-1)
-        patches = patchify(pixels, self.model.patch_size)
+        hidden, patches = mask.astype("float32").unsqueeze(-1), patchify(pixels, self.model.patch_size)
         masked = unpatchify(patches * (1 - hidden) + 0.5 * hidden, grid, self.model.patch_size)
-        pred, ids = predict_hidden(self.model, images, mask)
-        target = self.target(batch)
+        (pred, ids), target = predict_hidden(self.model, images, mask), self.target(batch)
         if isinstance(self.target, PixelTarget):
             pred = replace_tokens(target, ids, pred)
             statistics = "" if self.target.kind == "none" else ", with their patches' statistics"
@@ -171,7 +169,7 @@ class CAETask(Task):
 
     @property
     def predicts_pixels(self) -> bool:
-        """Whether the target is pixels, not tokens."""
+        """True if the target is pixels, not tokens."""
         return isinstance(self.target, PixelTarget)
 
     def hidden_patches(self, batch: Batch) -> npt.NDArray[np.bool_]:
