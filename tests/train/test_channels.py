@@ -99,7 +99,7 @@ def test_pre_training_and_fine_tuning(kind, flags, folder_of, tmp_path, capsys):
         ("--mean 0.5", ["--mean", "--std"]),
         ("--in_chans 13 --mean 1354 --std 245", ["--mean", "1354", "from 0 to 1", "stats"]),
         ("--in_chans 13 --mean 0.5 0.5 --std 0.2 0.2", ["--mean", "2 values", "13"]),
-        ("--in_chans 4", ["13 bands", "expected 4", "--bands"]),
+        ("--in_chans 4", ["13 bands", "4 channels", "--in_chans 13", "--bands"]),
         ("--in_chans 13 --picture_bands 1 2", ["--picture_bands", "one or three"]),
     ],
 )
