@@ -171,11 +171,9 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
     elif world.is_main and trainer.saver.saved_path is not None:
-        if at_chance:
-            after_chance(config)
-        else:
-            kept = trainer.saver.path(BEST)
-            after_classification(config, kept if kept.exists() else trainer.saver.saved_path, trainer.state.run)
+        kept = trainer.saver.path(BEST)
+        used = kept if kept.exists() else trainer.saver.saved_path
+        after_chance(config) if at_chance else after_classification(config, used, trainer.state.run)
     return trainer.metrics
 
 
