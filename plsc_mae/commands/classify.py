@@ -32,7 +32,7 @@ from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.imagefolder import GivenImages, ImageList
 from plsc_mae.data.loader import KeyedDataset
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, flag
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.class_names import Head, read_head
 from plsc_mae.loading.classifier_weights import (
@@ -226,7 +226,11 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
         return False
     sweep = isinstance(config, LinprobeConfig) and config.lr_sweep
     name, rate = ("--blr", config.blr) if config.lr is None else ("--lr", config.lr)
-    higher = "try higher rates with --lr_sweep" if sweep else f"raise {name}, for example to {higher_rate(rate or 0):g}"
+    higher = (
+        f"try higher rates with {flag('lr_sweep')}"
+        if sweep
+        else f"raise {name}, for example to {higher_rate(rate or 0):g}"
+    )
     logger.warning(
         "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for the "
         "validation images reach up to %.4g; %s, train for more epochs, or check that the labels belong to the "

@@ -58,7 +58,7 @@ def _refuse_classifier(stored: Checkpoint) -> None:
     options = stored.meta.get("args")
     if stored.meta.get("phase", "pretrain") == "pretrain" or not isinstance(options, dict):
         return
-    start = f", for example that of its --finetune, {options['finetune']}" if options.get("finetune") else ""
+    start = f", for example the one that it started from, {options['finetune']}" if options.get("finetune") else ""
     raise CheckpointError(
         f"{stored.path} is a classifier, which has no decoder; expected a checkpoint of pre-training{start}"
     )
