@@ -226,11 +226,8 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
         return False
     sweep = isinstance(config, LinprobeConfig) and config.lr_sweep
     name, rate = ("--blr", config.blr) if config.lr is None else ("--lr", config.lr)
-    higher = (
-        f"try higher rates with {flag('lr_sweep')}"
-        if sweep
-        else f"raise {name}, for example to {higher_rate(rate or 0):g}"
-    )
+    raised = f"raise {name}, for example to {higher_rate(rate or 0):g}"
+    higher = f"try higher rates with {flag('lr_sweep')}" if sweep else raised
     logger.warning(
         "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for the "
         "validation images reach up to %.4g; %s, train for more epochs, or check that the labels belong to the "
