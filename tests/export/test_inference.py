@@ -10,7 +10,6 @@ import sys
 import cv2
 import numpy as np
 import pytest
-import tifffile
 from PIL import Image
 
 from plsc_mae.config.export import ExportConfig
@@ -138,6 +137,7 @@ def test_the_example_reads_files_as_the_suite_does(file_of, tmp_path, shape, dty
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 def test_the_example_reads_tiff_files_that_pillow_refuses(file_of, tmp_path, monkeypatch, planar):
     """By tifffile; without that package it names the line that converts them, and the line is right."""
+    tifffile = pytest.importorskip("tifffile")
     content, example = example_of(file_of, tmp_path, PixelFormat(4, (), PixelRange(0, 4095)))
     values = np.random.default_rng(0).integers(0, 4096, (50, 37, 4)).astype(np.uint16)
     path, stored = tmp_path / "a.tif", values if planar == "contig" else values.transpose(2, 0, 1)
