@@ -86,8 +86,10 @@ def describe_majority(images: Counts, names: Sequence[str]) -> str:
     """
     most, count = int(images.argmax()), int(images.sum())
     share = 100 * images[most] / count
+    others = int((images == images[most]).sum()) - 1
+    rank = f"as frequent as {counted(others, 'other class')}" if others else "the most frequent class"
     return (
-        f"always answering '{names[most]}', the most frequent class, is right for {share:.1f} % of the "
+        f"always answering '{names[most]}', {rank}, is right for {share:.1f} % of the "
         f"{counted(count, 'validation image')}"
     )
 

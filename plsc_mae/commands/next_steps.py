@@ -99,7 +99,8 @@ def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> 
     is_folder = config.label_task == "classification" and config.data_set != "CIFAR"  # else a table or a binary file
     images = shlex.quote(config.eval_data_path) if config.eval_data_path else _data(config)
     images = images if is_folder else PLACEHOLDER
-    steps = {"predict": f"plsc-mae predict --model_path {file} --img_path {images}{_tile(config)}"}
+    steps = {"learning": f"plsc-mae report {shlex.quote(config.output_dir)}"}
+    steps["predict"] = f"plsc-mae predict --model_path {file} --img_path {images}{_tile(config)}"
     if not config.disable_eval_during_finetuning and not config.data_path.startswith(IN_MEMORY):
         line = f"plsc-mae {config.phase} --config {options} --eval --resume {file}"
         steps["evaluate"] = f"{line}{_single_process(config)}"

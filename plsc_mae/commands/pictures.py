@@ -69,6 +69,9 @@ def _find_several(img_path: str) -> ImageList:
     path = Path(img_path)
     if not path.is_dir() and not path.is_file() and not is_pattern(img_path) and split_member(img_path) is None:
         state = "is a pipe, socket or device" if path.exists() else "does not exist"
+        lists = path.with_name(f"{path.name}.txt")
+        if not path.exists() and lists.is_file():
+            raise DataError(f"--img_path {path} does not exist, but {lists} does; give --img_path {lists}")
         raise DataError(
             f"--img_path {path} {state}; expected an image, a folder or list file of images, or a tar or zip archive"
         )

@@ -165,7 +165,8 @@ def _schedule(drawn: Sketch, config: PlannedRun, found: Estimate) -> Iterable[Ro
         counted(updates * config.epochs, "update"),
         f"{counted(config.epochs, 'epoch')}, {in_millions(total)} images",
     )
-    yield ("", f"{2e-18 * drawn.training_macs * total:.1f} EFLOP", "validation not counted")
+    exa = 2e-18 * drawn.training_macs * total
+    yield ("", f"{exa:.1f} EFLOP" if exa >= 1 else f"{1000 * exa:.1f} PFLOP", "validation not counted")
     if config.images_per_second is not None:
         share = 2e-12 * drawn.training_macs * config.images_per_second / config.devices
         yield ("time", _time(total / config.images_per_second, 1), f"at {config.images_per_second:g} images/s")

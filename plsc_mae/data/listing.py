@@ -166,6 +166,8 @@ def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool)
     if not source.exists():
         if (inner := split_member(str(source))) is not None:
             return _list_archives([inner[0]], inner[0], split, flag, labeled=labeled, inner=inner[1])
+        if (lists := source.with_name(f"{source.name}.txt")).is_file():
+            raise DataError(f"{flag} {source} does not exist, but {lists} does; give {flag} {lists}")
         raise DataError(f"{flag} {source} does not exist; expected {_layouts(source, split)}")
     if not source.is_dir():
         raise DataError(f"{flag} {source} is a pipe, socket or device; expected {_layouts(source, split)}")

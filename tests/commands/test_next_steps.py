@@ -84,7 +84,7 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
     monkeypatch.setattr(Classes, "chance", lambda *_: -1.0)
     assert main([*tuned, "--output_dir", "tuned"]) == 0
     commands = next_commands(capsys.readouterr().out.splitlines())
-    assert list(commands) == ["predict", "evaluate", "deploy", "others"]
+    assert list(commands) == ["learning", "predict", "evaluate", "deploy", "others"]
     assert main(commands["predict"]) == 0
     assert main(commands["evaluate"]) == 0
     parse(commands["deploy"][1:], COMMANDS["export"].configs, prog="export")
@@ -117,7 +117,7 @@ def test_commands_work_for_few_gray_images_without_validation(
     assert "converted" not in "".join(capsys.readouterr())  # all commands read one channel
     assert main([*commands["classifier"], *SHORT.split()]) == 0
     commands = next_commands(capsys.readouterr().out.splitlines())
-    assert list(commands) == ["predict", "deploy", "others"]
+    assert list(commands) == ["learning", "predict", "deploy", "others"]
     assert main(commands["predict"]) == 1
 
 

@@ -64,7 +64,7 @@ def test_the_seed_decides(photos, tmp_path):
     assert len(a.splitlines()) == len(c.splitlines()) == 7  # 5 of 10, 2 of 5
 
 
-def test_a_run_takes_the_folder_and_predicts_the_list(photos, tmp_path):
+def test_a_run_takes_the_folder_and_predicts_the_list(photos, tmp_path, capsys):
     assert split(photos, tmp_path / "lists") == 0
     words = (
         f"finetune --model vit_base_patch16 --input_size 32 --patch_size 16 --embed_dim 16 --depth 1 --num_heads 2 "
@@ -74,8 +74,10 @@ def test_a_run_takes_the_folder_and_predicts_the_list(photos, tmp_path):
     assert main(words.split()) == 0
     checkpoint = tmp_path / "run/checkpoint-best.pd"
     table = tmp_path / "table.csv"
-    line = f"predict --model_path {checkpoint} --img_path {tmp_path}/lists/val.txt --save_path {table} --num_workers 0"
-    assert main(line.split()) == 0
+    line = f"predict --model_path {checkpoint} --img_path {tmp_path}/lists/val --save_path {table} --num_workers 0"
+    assert main(line.split()) == 2
+    assert f"lists/val does not exist, but {tmp_path}/lists/val.txt does; give --img_path" in capsys.readouterr().err
+    assert main(line.replace("/val ", "/val.txt ").split()) == 0
     assert len({line.split(",")[0] for line in table.read_text().splitlines()[1:]}) == 3
 
 
