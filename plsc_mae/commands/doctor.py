@@ -11,7 +11,7 @@ from plsc_mae import runtime
 from plsc_mae.commands import doctor_gpu, doctor_machine
 from plsc_mae.commands.doctor_data import examine_data
 from plsc_mae.commands.doctor_findings import Finding, error
-from plsc_mae.commands.doctor_sizes import INPUT
+from plsc_mae.commands.doctor_sizes import SQUARE
 from plsc_mae.config.runs import DoctorConfig
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.names import escape_controls
@@ -37,8 +37,9 @@ def run(config: DoctorConfig) -> int:
         findings += _report(_examine_machine(config))
     if config.data_path:
         bands = config.bands or ()
+        size = config.input_size or SQUARE
         pixel_format = PixelFormat(config.in_chans or len(bands) or RGB_CHANNELS, bands)
-        findings += _report(examine_data(config.data_path, pixel_format, min(config.input_size or (INPUT,))))
+        findings += _report(examine_data(config.data_path, pixel_format, (size[0], size[-1])))
     if config.distributed and works:
         findings += _report(_examine_launch(findings))
     if config.gpu and works:

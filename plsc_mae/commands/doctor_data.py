@@ -12,7 +12,7 @@ import numpy as np
 from plsc_mae.analysis.fonts import undrawable_names
 from plsc_mae.commands.doctor_files import examine_files
 from plsc_mae.commands.doctor_findings import Finding, error, warning
-from plsc_mae.commands.doctor_sizes import INPUT
+from plsc_mae.commands.doctor_sizes import SQUARE
 from plsc_mae.data.classes import Reference, class_warnings, label_warnings, match_images, sorted_as_text
 from plsc_mae.data.folder_walk import is_hidden
 from plsc_mae.data.listing import ImageList, describe_suffixes, has_split, list_images
@@ -25,7 +25,9 @@ _DEEPEST = 3
 _NAMES_SHOWN = 3
 
 
-def examine_data(data_path: str, pixel_format: PixelFormat, input_size: int = INPUT) -> Iterator[str | Finding]:
+def examine_data(
+    data_path: str, pixel_format: PixelFormat, input_size: tuple[int, int] = SQUARE
+) -> Iterator[str | Finding]:
     """Yield lines and findings about the training and validation images of a folder, a list file or archives.
 
     Args:
@@ -39,7 +41,7 @@ def examine_data(data_path: str, pixel_format: PixelFormat, input_size: int = IN
         yield error(str(failure))
 
 
-def _examine_splits(data_path: str, pixel_format: PixelFormat, input_size: int) -> Iterator[str | Finding]:
+def _examine_splits(data_path: str, pixel_format: PixelFormat, input_size: tuple[int, int]) -> Iterator[str | Finding]:
     nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
     if nested is not None:
         yield error(f"--data_path {data_path}: train/ is in a folder below it: pass --data_path {nested}")
@@ -76,7 +78,7 @@ def _folder_of_splits(folder: Path) -> Path | None:
 
 
 def _examine_split(
-    split: str, images: ImageList, pixel_format: PixelFormat, input_size: int
+    split: str, images: ImageList, pixel_format: PixelFormat, input_size: tuple[int, int]
 ) -> Iterator[str | Finding]:
     classes = counted(len(images.classes), "class") if images.classes else "no classes"
     yield f"{split}: {counted(len(images), 'image')} in {classes}, {images.source}"

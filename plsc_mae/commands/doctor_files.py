@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from plsc_mae.commands.doctor_findings import Finding, error, warning
-from plsc_mae.commands.doctor_sizes import INPUT, describe_sizes
+from plsc_mae.commands.doctor_sizes import SQUARE, describe_sizes
 from plsc_mae.data import depth
 from plsc_mae.data.band_misfit import describe_misfit, reason_among
 from plsc_mae.data.check import Note, check_files, examine_file
@@ -38,7 +38,9 @@ class _Losses(NamedTuple):
     text: str
 
 
-def examine_files(images: ImageList, pixel_format: PixelFormat, input_size: int = INPUT) -> Iterator[str | Finding]:
+def examine_files(
+    images: ImageList, pixel_format: PixelFormat, input_size: tuple[int, int] = SQUARE
+) -> Iterator[str | Finding]:
     """Check the headers of all files and decode some; yield lines about them, and findings about bad files.
 
     If images are read as RGB, there are also findings about losses of depth, bands and pages.
@@ -101,7 +103,7 @@ def _examine_content(
     notes: npt.NDArray[np.int64],
     pixel_range: depth.PixelRange | None,
     pixel_format: PixelFormat,
-    input_size: int,
+    input_size: tuple[int, int],
 ) -> Iterator[str]:
     """Yield lines about formats, bits, bands and sizes of sampled files, and about options that suit them better."""
     sampled = _spaced(range(len(images)))

@@ -12,6 +12,7 @@ from plsc_mae.data.shapes import fitting_crop_ratio, fitting_input_size, typical
 from plsc_mae.wording import span
 
 INPUT = PretrainConfig.input_size[0]  # side of the default input
+SQUARE = (INPUT, INPUT)
 # Shorter sides, divided by the input's, from which, or below which, other options suit better.
 LARGE, SMALL = 3.0, 160 / INPUT
 PATCH = 16  # side of a patch in most published networks
@@ -22,37 +23,40 @@ _NOT_SQUARE = (
 )
 
 
-def describe_sizes(sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool, input_size: int = INPUT) -> Iterator[str]:
+def describe_sizes(
+    sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool, input_size: tuple[int, int] = SQUARE
+) -> Iterator[str]:
     """Yield a line about the image sizes, and lines with options that suit unusual sizes better.
 
     Args:
         sizes: (width, height) of each image in pixels.
         fit_jpeg: whether JPEG can hold the images, so that `prepare-data` can resize them.
-        input_size: shorter side of the input that the sizes are compared with, in pixels.
+        input_size: height and width of the input that the sizes are compared with, in pixels.
     """
+    side = min(input_size)
     shape = typical_shape(sizes)
     ranges = [span(min(sides), max(sides)) for sides in zip(*sizes, strict=True)]
     yield f"  pixels: {ranges[0]} wide, {ranges[1]} high" + (f"; median {shape}" if len(set(sizes)) > 1 else "")
     shorter = int(np.median(np.min(sizes, axis=1)))
-    reference = f"the {'default ' if input_size == INPUT else ''}input of {input_size} pixels"
-    if shorter >= LARGE * input_size:
-        resized, tile = (round(factor * input_size) for factor in (_RESIZED_SIDE, _TILE))
+    reference = f"the {'default ' if side == INPUT else ''}input of {side} pixels"
+    if shorter >= LARGE * side:
+        resized, tile = (round(factor * side) for factor in (_RESIZED_SIDE, _TILE))
         resizing = f"`plsc-mae prepare-data DIR DST --short {resized}` resizes them once, for faster reading; "
         yield (
             f"  much larger than {reference}: {resizing if fit_jpeg else ''}"
             f"`plsc-mae pretrain --tile {tile}` crops from squares of that side, which keeps small objects"
         )
-    elif shorter < SMALL * input_size:
+    elif shorter < SMALL * side:
         patch = 4 if shorter < _TINY else 8
-        side = max(shorter // patch * patch, _SMALLEST_INPUT)
+        smaller = max(shorter // patch * patch, _SMALLEST_INPUT)
         yield (
             f"  smaller than {reference}: runs enlarge them, except with `plsc-mae pretrain "
-            f"--input_size {side} --patch_size {patch}`"
+            f"--input_size {smaller} --patch_size {patch}`"
         )
     if shape.is_far_from_square:
         yield from _options_far_from_square(shape.ratio, shorter)
-    elif max(shape.ratio, 1 / shape.ratio) >= _NOT_SQUARE:
-        yield _option_not_square(shape.ratio, input_size)
+    elif max(shape.ratio, 1 / shape.ratio) >= _NOT_SQUARE and len(set(input_size)) == 1:
+        yield _option_not_square(shape.ratio, side)
 
 
 def _relation(ratio: float) -> str:

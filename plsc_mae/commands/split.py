@@ -34,13 +34,15 @@ def run(config: SplitConfig) -> None:
     A class with a single image, or with --group_by a single group, is for training only.
 
     Raises:
-        DataError: the images cannot be listed or have no classes, the source has validation images already, a path
-            cannot be in a list, or DST holds a list, is in the source, or cannot be written.
+        DataError: the images cannot be listed or have no classes, an image is listed twice, the source has validation
+            images already, a path cannot be in a list, or DST holds a list, is in the source, or cannot be written.
         ConfigError: a package that reads the images is not installed.
     """
     folder = _target(config)
     images = _find(config)
     require_classes(images, "a division by class")
+    if len(set(images.paths)) < len(images):
+        raise DataError(f"{images.source} has images more than once, which would be on both sides; list each once")
     _warn_of_one_class(images)
     val = _choose(images, config)
     train = np.setdiff1d(np.arange(len(images)), val)

@@ -60,7 +60,7 @@ def test_advice_for_sizes(sizes, advice):
 
 def test_another_input():
     def advice(side: int) -> str:
-        return "\n".join(list(describe_sizes([(side, side)], fit_jpeg=True, input_size=64))[1:])
+        return "\n".join(list(describe_sizes([(side, side)], fit_jpeg=True, input_size=(64, 64)))[1:])
 
     assert advice(160) == advice(64) == advice(50) == ""
     assert "much larger than the input of 64 pixels" in advice(192)
@@ -72,7 +72,7 @@ def test_another_input():
 
 @pytest.mark.parametrize(("side", "height", "seen"), [(224, 192, 87.5), (32, 28, 100), (384, 336, 100)])
 def test_the_visible_part_is_that_of_the_input(side, height, seen):
-    _, *lines = describe_sizes([(640, 480)], fit_jpeg=True, input_size=side)
+    _, *lines = describe_sizes([(640, 480)], fit_jpeg=True, input_size=(side, side))
     line = lines[-1]
     assert f"sees {seen * 3 / 4:.3g} % of the width and {seen:g} % of the height" in line
     assert f"--input_size {height} " in line
@@ -89,3 +89,8 @@ def test_images_that_jpeg_cannot_hold_are_not_resized():
     _, line = describe_sizes([(6000, 6000)], fit_jpeg=False)
     assert "prepare-data" not in line
     assert "--tile 512" in line
+
+
+def test_a_rectangular_input_is_the_readers_choice():
+    (line,) = describe_sizes([(640, 480)], fit_jpeg=True, input_size=(192, 256))
+    assert line == "  pixels: 640 wide, 480 high"

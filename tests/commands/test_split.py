@@ -200,6 +200,7 @@ def test_lists_beside_images_are_no_split(photos):
         ("PHOTOS LISTS --group_by x(", "is no regular expression"),
         ("PHOTOS LISTS --group_by dog", "does not match cat/0.png; give a regular expression for a part of every path"),
         ("PHOTOS LISTS --image_path PHOTOS", "--image_path is for a CSV file"),
+        ("TWICE LISTS", "has images more than once, which would be on both sides; list each once"),
         ("ONLY LISTS", "has one image per class, so none is left for validation"),
     ],
 )
@@ -211,7 +212,8 @@ def test_mistakes_write_nothing(photos, tmp_path, capsys, words, sentence):
         draw_images(tmp_path / "split" / part / "a", 1)
     draw_images(tmp_path / "only/a", 1)
     places = {"PHOTOS": photos, "OTHER": other, "LISTS": tmp_path / "lists", "SPLIT": tmp_path / "split"}
-    places["ONLY"] = tmp_path / "only"
+    places |= {"ONLY": tmp_path / "only", "TWICE": tmp_path / "twice.txt"}
+    places["TWICE"].write_text("photos/cat/0.png 0\nphotos/cat/1.png 1\nphotos/cat/0.png 0\n")
     for name, place in places.items():
         words, sentence = words.replace(name, str(place)), sentence.replace(name, str(place))
     assert split(*words.split()) == 2
