@@ -308,7 +308,7 @@ def test_the_graph_reaches_what_commands_run():
     """Messages deep below a command are found, and those of others are not."""
     for command, where in {
         "pretrain": "optim.sharding:check_stage",
-        "finetune": "train.plausibility:_idle_lars",
+        "finetune": "train.plausibility:check_accumulation",
         "linprobe": "methods.mae_priv:_classifier_arguments",
         "knn": "commands.knn:_loaded",
         "weights convert": "commands.convert:_settings",

@@ -62,14 +62,14 @@ class AfterEpoch:
                 self._hint(at, chance_accuracy(counts.images))
 
     def _hint(self, at: Progress, limit: float) -> None:
-        rate = self.config.blr if self.config.lr is None else self.config.lr
+        name, rate = self.config.given_rate
         logger.warning(
             "after %d of %d epochs the network is still at chance: test_acc1 %.4g, the best so far, is no more than "
             "luck (up to %.4g), and train_loss and test_loss have hardly fallen, or no further than the frequencies of "
             "the classes explain; stop the run with Ctrl-C and start another with a higher %s, for example %g instead "
             "of %g: %s",
             *(at.epoch, self.config.epochs, at.best, limit),
-            *("--blr" if self.config.lr is None else "--lr", higher_rate(rate or 0), rate, RATE_PAGES),
+            *(name, higher_rate(rate), rate, RATE_PAGES),
         )
 
 

@@ -225,8 +225,8 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
     if not math.isfinite(best) or not best <= (limit := kind.chance(labels)) < kind.perfect:
         return False
     sweep = isinstance(config, LinprobeConfig) and config.lr_sweep
-    name, rate = ("--blr", config.blr) if config.lr is None else ("--lr", config.lr)
-    raised = f"raise {name}, for example to {higher_rate(rate or 0):g}"
+    name, rate = config.given_rate
+    raised = f"raise {name}, for example to {higher_rate(rate):g}"
     higher = f"try higher rates with {flag('lr_sweep')}" if sweep else raised
     logger.warning(
         "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for the "

@@ -21,7 +21,7 @@ from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS, EXTENSIONS
 from plsc_mae.data.imagefolder import log_left_out
-from plsc_mae.data.listing import ImageList, PathTable, list_images
+from plsc_mae.data.listing import ImageList, PathTable, list_images, refuse_absent_split
 from plsc_mae.data.packed.find import is_pattern
 from plsc_mae.data.packed.members import is_archive, is_member, split_member
 from plsc_mae.data.pixels import RGB, PixelFormat
@@ -69,9 +69,7 @@ def _find_several(img_path: str) -> ImageList:
     path = Path(img_path)
     if not path.is_dir() and not path.is_file() and not is_pattern(img_path) and split_member(img_path) is None:
         state = "is a pipe, socket or device" if path.exists() else "does not exist"
-        lists = path.with_name(f"{path.name}.txt")
-        if not path.exists() and lists.is_file():
-            raise DataError(f"--img_path {path} does not exist, but {lists} does; give --img_path {lists}")
+        refuse_absent_split(path, "--img_path")
         raise DataError(
             f"--img_path {path} {state}; expected an image, a folder or list file of images, or a tar or zip archive"
         )

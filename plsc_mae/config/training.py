@@ -313,6 +313,14 @@ class TrainingConfig:
         return self.channels == 3 and not self.bands
 
     @property
+    def given_rate(self) -> tuple[str, float]:
+        """Option of the learning rate that the run follows, --lr or else --blr, and its value."""
+        if self.lr is not None:
+            return "--lr", self.lr
+        assert self.blr is not None  # one of them is required
+        return "--blr", self.blr
+
+    @property
     def mask_cell(self) -> int:
         """Side in pixels of the cells that a mask hides as a whole, 1 in a run without --mask_patch_size."""
         return 1

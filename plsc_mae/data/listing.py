@@ -166,8 +166,7 @@ def _list_source(data_path: str | Path, split: str, flag: str, *, labeled: bool)
     if not source.exists():
         if (inner := split_member(str(source))) is not None:
             return _list_archives([inner[0]], inner[0], split, flag, labeled=labeled, inner=inner[1])
-        if (lists := source.with_name(f"{source.name}.txt")).is_file():
-            raise DataError(f"{flag} {source} does not exist, but {lists} does; give {flag} {lists}")
+        refuse_absent_split(source, flag)
         raise DataError(f"{flag} {source} does not exist; expected {_layouts(source, split)}")
     if not source.is_dir():
         raise DataError(f"{flag} {source} is a pipe, socket or device; expected {_layouts(source, split)}")
@@ -217,6 +216,13 @@ def _list_of_split(source: Path, split: str) -> Path | None:
     """Return the list file SPLIT.txt in the folder `source`; None without one, or if the folder holds images itself."""
     file = source / f"{split}.txt"
     return file if file.is_file() and not has_archives_of(source, split) and not holds_images(source) else None
+
+
+def refuse_absent_split(source: Path, flag: str) -> None:
+    """Raise DataError if the list file SOURCE.txt is in the place of the folder SOURCE, which does not exist."""
+    lists = source.with_name(f"{source.name}.txt")
+    if lists.is_file() and not source.exists():
+        raise DataError(f"{flag} {source} does not exist, but {lists} does; give {flag} {lists}")
 
 
 # -------------------------------------------------------------------------------------------------- archives

@@ -42,8 +42,7 @@ class SweepTask(ClassifyTask):
         super().__init__(model, normalize, config, num_classes, class_order, kind)
         assert config.lr_sweep
         self.rates = config.lr_sweep
-        self.peak_name = "--blr" if config.lr is None else "--lr"
-        self.peak = config.blr if config.lr is None else config.lr
+        self.peak_name, self.peak = config.given_rate
         self.heads = model.head = ParallelHeads(model.head, len(self.rates))
         self.constant_scores = ()
         self.score_names = tuple(f"{score}_{name}" for name in self.names for score in ("loss", "acc1"))

@@ -53,8 +53,7 @@ def check_accumulation(config: TrainingConfig, iterations: int, parts: int) -> N
     if not scales_with_batch(config):
         logger.warning("%s; give --accum_iter %d or less", text, iterations)
         return
-    base = config.blr if config.lr is None else config.lr
-    assert base is not None
+    _, base = config.given_rate
     raise ConfigError(
         f"{text}; the learning rate would be {scaled_lr(base, planned):.4g}, but {base:g} x {real} / 256 is "
         f"{scaled_lr(base, real):.4g}: give --accum_iter {iterations} or less"
@@ -172,8 +171,7 @@ def _idle_lars(config: TrainingConfig, schedule: Schedule, updates_per_epoch: in
     mean = sum(schedule(update / updates_per_epoch, update).lr for update in points) / count
     change = mean * total * TRUST_COEFFICIENT / (1 - config.momentum)
     if change < LEAST_LARS_CHANGE and config.momentum < 1:
-        name, rate = ("--blr", config.blr) if config.lr is None else ("--lr", config.lr)
-        assert rate is not None
+        name, rate = config.given_rate
         higher = [f"give {name} {float(f'{rate * GOOD_LARS_CHANGE / change:.2g}'):g}"] if change else []
         advice = remedies(*higher, "train for more epochs", "try several rates with --lr_sweep")
         yield (

@@ -35,6 +35,5 @@ def peak_lr(config: TrainingConfig, effective_batch: int) -> float:
     """
     if config.lr is not None and not config.lr_per_256:
         return config.lr
-    base = config.blr if config.lr is None else config.lr
-    assert base is not None
+    _, base = config.given_rate
     return scaled_lr(base, effective_batch)
