@@ -25,7 +25,7 @@ def run_demo_data(config: DemoDataConfig) -> None:
     )
     state = "drawn" if summary.created else "already there"
     masks = " with masks" if config.masks else ""
-    classes = f"{len(summary.parameters.classes)} classes"
+    classes = counted(len(summary.parameters.classes), "class")
     counts = f"{summary.num_train} training and {counted(summary.num_val, 'validation image')}{masks} of {classes}"
     print(f"{summary.root}: {counts}, {state}")
 

@@ -210,7 +210,9 @@ def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _T
     rows = []
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(head):
-            raise DataError(f"{file} row {number} has {len(line)} cells; expected {len(head)}, as in the first row")
+            raise DataError(
+                f"{file} row {number} has {counted(len(line), 'cell')}; expected {len(head)}, as in the first row"
+            )
         path = line[0] if encoding == UTF8 else _existing(file, line[0])
         rows.append(_Row(f"{file} row {number}", path, [line[i] for i in used]))
     return _Table(tuple(head), names, rows)

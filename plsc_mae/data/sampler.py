@@ -67,8 +67,9 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         """
         if not 0 <= batches_done <= len(self):
             raise DataError(
-                f"cannot resume after batch {batches_done} of epoch {epoch}: an epoch has {len(self)} batches; resume "
-                f"with the data set, --batch_size and number of processes of the first run"
+                f"cannot resume after batch {batches_done} of epoch {epoch}: an epoch has "
+                f"{counted(len(self), 'batch')}; resume with the data set, --batch_size and number of processes of the "
+                f"first run"
             )
         self.epoch = epoch
         self.batches_done = batches_done

@@ -24,6 +24,7 @@ from plsc_mae.models.dalle import DalleDecoder, DalleEncoder, random_init
 from plsc_mae.models.layers import patchify, unpatchify
 from plsc_mae.weights.dalle import has_dalle, infer_sizes, read_dalle
 from plsc_mae.weights.finite import require_finite
+from plsc_mae.wording import counted
 
 FETCH_AGAIN = "fetch the file again"
 VOCABULARY = 8192
@@ -251,8 +252,8 @@ def _random_vectors(config: CAEConfig, length: int) -> np.ndarray:
     if len(arrays) != 1 or arrays[0].ndim != 2 or arrays[0].shape[0] != length:
         found = ", ".join(str(list(array.shape)) for array in arrays[:3])
         raise CheckpointError(
-            f"{flag('target_path')} {config.target_path} holds {len(arrays)} arrays ({found}); expected one array of "
-            f"shape [{length}, classes], one vector per class"
+            f"{flag('target_path')} {config.target_path} holds {counted(len(arrays), 'array')} ({found}); expected one "
+            f"of shape [{length}, classes], one vector per class"
         )
     require_finite({"its array": arrays[0]}, f"{flag('target_path')} {config.target_path}", FETCH_AGAIN)
     return arrays[0]

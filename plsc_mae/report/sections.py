@@ -258,7 +258,7 @@ def published(run: RunFolder) -> str:
 
 def options(run: RunFolder) -> str:
     """Return all options, folded."""
-    return folded(f"{len(run.options)} options of config.yaml", pairs(run.options)) if run.options else ""
+    return folded(f"{counted(len(run.options), 'option')} of config.yaml", pairs(run.options)) if run.options else ""
 
 
 def lacking(run: RunFolder) -> str:

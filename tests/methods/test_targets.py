@@ -154,7 +154,7 @@ def test_no_tokenizer_where_one_is_named(target, tmp_path):
 def test_vectors_of_another_length_are_refused(target, vectors, tmp_path):
     np.savez(tmp_path / "short.npz", vectors=vectors[:100])
     np.savez(tmp_path / "two.npz", a=vectors, b=vectors)
-    for name, told in (("short", r"1 arrays \(\[100, 5\]\)"), ("two", r"2 arrays \(\[192, 5\], \[192, 5\]\)")):
+    for name, told in (("short", r"1 array \(\[100, 5\]\)"), ("two", r"2 arrays \(\[192, 5\], \[192, 5\]\)")):
         with pytest.raises(CheckpointError, match=rf"{name}.npz holds {told}; .* \[192, classes\]"):
             target(target_mode="random", target_path=str(tmp_path / f"{name}.npz"))
 
