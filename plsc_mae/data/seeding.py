@@ -39,10 +39,10 @@ def epoch_order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
 
 
 def balanced_order(seed: int, epoch: int, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return as many draws as there are images, in random order, of which every class has the same number, +-1.
+    """Return the n draws of an epoch of n images in random order; every class has the same number of them, +-1.
 
-    The images of a class take turns in a cycle that goes on from epoch to epoch. So an epoch draws every image of a
-    small class equally often, +-1, and consecutive epochs go through all images of a large one.
+    The images of a class take turns in a cycle that continues from epoch to epoch. So an epoch draws every image of a
+    small class equally often, +-1, and consecutive epochs see all images of a large one.
 
     Args:
         seed: random seed of the cycles and of the order.
