@@ -12,10 +12,11 @@ import numpy as np
 
 from plsc_mae.analysis.classification import percent
 from plsc_mae.analysis.confusion import Counts, Doubles
-from plsc_mae.wording import counted
+from plsc_mae.wording import counted, guides
 
 FEWEST_MISSED, MISSED_NAMES = 3, 5  # images of a class that is reported as missed; number of such names in a sentence
 DEVIATIONS = 2  # standard deviations up to which chance explains a metric
+UNBALANCED = 2  # images of the largest class, divided by those of the smallest, from which there is advice
 
 
 class ClassCounts(NamedTuple):
@@ -39,6 +40,11 @@ class ClassCounts(NamedTuple):
     def accuracy(self) -> Doubles:
         """Accuracy in percent [K] of the images of each class, which is the recall; NaN for a class without images."""
         return percent(self.correct, self.images)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean of `accuracy` over the classes with images."""
+        return float(np.nanmean(self.accuracy))
 
 
 def count_classes(labels: Counts, predicted: Counts, num_classes: int) -> ClassCounts:
@@ -77,6 +83,21 @@ def describe_missed(images: Counts, predicted: Counts, names: Sequence[str]) -> 
     return f"no image is classified as {shown}{more}"
 
 
+def describe_imbalance(images: Counts) -> str:
+    """Return a sentence part about training on unbalanced classes; "" if no class has twice the images of another.
+
+    Args:
+        images: number of images [K] of each class.
+    """
+    sizes = images[images > 0]
+    if sizes.max() < UNBALANCED * sizes.min():
+        return ""
+    return (
+        f"the classes are unbalanced, {sizes.min()} to {sizes.max()} images: `plsc-mae finetune --balance_classes`, or "
+        f"linprobe with it, draws them equally often: {guides('few-images')}"
+    )
+
+
 def describe_majority(images: Counts, names: Sequence[str]) -> str:
     """Return a sentence part about the accuracy of always answering the most frequent class.
 
@@ -94,12 +115,17 @@ def describe_majority(images: Counts, names: Sequence[str]) -> str:
     )
 
 
-def chance_accuracy(images: Counts) -> float:
+def chance_accuracy(images: Counts, *, balanced: bool = False) -> float:
     """Return the accuracy in percent that predictions that ignore the images rarely exceed.
 
-    It is the share of the most frequent class plus two standard deviations of its estimate. `images` [K] is the number
-    of images of each class.
+    It is the share of the most frequent class plus two standard deviations of its estimate. The share of balanced
+    accuracy is 1 / K, and the deviation is that of guesses.
+
+    Args:
+        images: number of images [K] of each class.
+        balanced: whether to return the balanced accuracy, over the classes with images.
     """
-    count = images.sum()
-    share = images.max() / count
+    sizes = images[images > 0]
+    share = 1 / len(sizes) if balanced else sizes.max() / sizes.sum()
+    count = len(sizes) ** 2 / np.sum(1 / sizes) if balanced else sizes.sum()
     return 100 * float(share + DEVIATIONS * np.sqrt(share * (1 - share) / count))

@@ -57,18 +57,20 @@ class AfterEpoch:
         if at.epoch == hint_epoch(self.config, at.step / at.epoch):
             records = read_lines(Path(self.config.output_dir) / "log.txt")
             smoothing = self.config.smoothing if isinstance(self.config, FinetuneConfig) else 0.0
-            level = loss_of_shares(np.bincount(self.labels, minlength=outputs), smoothing)
-            if learns_nothing(records, counts, at.best, level):
-                self._hint(at, chance_accuracy(counts.images))
+            balanced, trained = self.config.balance_classes, np.bincount(self.labels, minlength=outputs)
+            level = loss_of_shares(np.sign(trained) if balanced else trained, smoothing)
+            if learns_nothing(records, counts, at.best, level, balanced=balanced):
+                self._hint(at, chance_accuracy(counts.images, balanced=balanced))
 
     def _hint(self, at: Progress, limit: float) -> None:
         name, rate = self.config.given_rate
         logger.warning(
-            "after %d of %d epochs the network is still at chance: test_acc1 %.4g, the best so far, is no more than "
+            "after %d of %d epochs the network is still at chance: %s %.4g, the best so far, is no more than "
             "luck (up to %.4g), and train_loss and test_loss have hardly fallen, or no further than the frequencies of "
             "the classes explain; stop the run with Ctrl-C and start another with a higher %s, for example %g instead "
             "of %g: %s",
-            *(at.epoch, self.config.epochs, at.best, limit),
+            *(at.epoch, self.config.epochs),
+            *("test_balanced_acc" if self.config.balance_classes else "test_acc1", at.best, limit),
             *(name, higher_rate(rate), rate, RATE_PAGES),
         )
 
@@ -99,7 +101,7 @@ def loss_of_shares(images: Counts, smoothing: float = 0.0) -> float:
     return -float(np.sum(shares * np.log(shares)))
 
 
-def learns_nothing(records: Any, counts: ClassCounts, best: float, level: float) -> bool:
+def learns_nothing(records: Any, counts: ClassCounts, best: float, level: float, *, balanced: bool = False) -> bool:
     """Return whether accuracy and both losses of a run are still those of predictions that ignore the images.
 
     A training loss that has fallen to that of the class shares shows that their frequencies are learned, and no more.
@@ -107,15 +109,17 @@ def learns_nothing(records: Any, counts: ClassCounts, best: float, level: float)
     Args:
         records: lines of log.txt.
         counts: results per class after the newest epoch.
-        best: largest test_acc1 so far, in percent.
+        best: largest test_acc1 or, if `balanced`, test_balanced_acc so far, in percent.
         level: training loss of the class shares, see `loss_of_shares`.
+        balanced: whether training draws every class equally often.
     """
+    images = np.sign(counts.images) if balanced else counts.images
     trained, tested = (
         [record[name] for record in records if is_number(record.get(name))] for name in ("train_loss", "test_loss")
     )
-    if not trained or not tested or not best <= chance_accuracy(counts.images) < 100:
+    if not trained or not tested or not best <= chance_accuracy(counts.images, balanced=balanced) < 100:
         return False
     risen = max(trained) >= RISEN * trained[0]
     falling = trained[-1] <= FALLEN * trained[len(trained) // 2]
     learned = min(trained) <= min(FALLEN * trained[0], CLOSE * level)
-    return not (risen or falling or learned) and min(tested) > CLOSE * loss_of_shares(counts.images)
+    return not (risen or falling or learned) and min(tested) > CLOSE * loss_of_shares(images)

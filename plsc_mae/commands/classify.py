@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import paddle
 
 from plsc_mae import console, weights
+from plsc_mae.analysis.class_counts import describe_imbalance
 from plsc_mae.commands.after_epoch import AfterEpoch
 from plsc_mae.commands.classify_data import (
     Images,
@@ -23,7 +25,7 @@ from plsc_mae.commands.classify_data import (
     check_datasets,
     find_evaluation_parts,
     find_training_images,
-    loader_workers,
+    training_batches,
     validation_loader,
 )
 from plsc_mae.commands.evaluation import evaluate
@@ -72,7 +74,7 @@ from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.plausibility import warn_of_shape
 from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.scaling import higher_rate
-from plsc_mae.train.setup import build_trainer, share_network, training_loader, training_world
+from plsc_mae.train.setup import build_trainer, share_network, training_world
 from plsc_mae.train.signals import preparing_run
 from plsc_mae.weights import Checkpoint, LoadReport
 from plsc_mae.wording import counted
@@ -154,13 +156,14 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     task = _task(model, config, images, world)
     evaluations = _evaluations(task, config, datasets.val, world)
     assert datasets.train is not None
-    loader = training_loader(datasets.train, config, world, num_workers=loader_workers(config, datasets.train))
+    loader = training_batches(config, images, datasets.train, world)
     if world.is_main:
         _warn_of_small_data(config, len(loader))
         _warn_of_crops(config, images)
     best = f"test_{images.kind.best_metric}"
+    kept = best if evaluations and not isinstance(task, SweepTask) else ""
     memory = planned_memory(task, config, world)
-    trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=best, planned_memory=memory)
+    trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=kept, planned_memory=memory)
     if evaluations and images.train is not None:
         trainer.after_epoch = AfterEpoch(config, evaluations[0], images.class_order, images.train.labels)
     trainer.fit(start)
@@ -171,8 +174,8 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     if isinstance(task, SweepTask) and world.is_main:
         _print_sweep(task, trainer.metrics)
     elif world.is_main and trainer.saver.saved_path is not None:
-        kept = trainer.saver.path(BEST)
-        used = kept if kept.exists() else trainer.saver.saved_path
+        file = trainer.saver.path(BEST)
+        used = file if file.exists() else trainer.saver.saved_path
         after_chance(config) if at_chance else after_classification(config, used, trainer.state.run)
     return trainer.metrics
 
@@ -228,11 +231,12 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
     name, rate = config.given_rate
     raised = f"raise {name}, for example to {higher_rate(rate):g}"
     higher = f"try higher rates with {flag('lr_sweep')}" if sweep else raised
+    unbalanced = "" if kind.dense or config.balance_classes else describe_imbalance(np.bincount(labels))
     logger.warning(
         "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for the "
         "validation images reach up to %.4g; %s, train for more epochs, or check that the labels belong to the "
-        "images: %s",
-        *(kind.best_metric, best, limit, higher, RATE_PAGES),
+        "images: %s%s",
+        *(kind.best_metric, best, limit, higher, RATE_PAGES, f"; {unbalanced}" if unbalanced else ""),
     )
     return True
 
@@ -331,15 +335,21 @@ def _evaluations(
 ) -> list[Evaluation]:
     """Return the evaluations of the weights and, with --model_ema, of their moving average; none without `dataset`.
 
-    If the labels are classes, the first one counts the results per class.
+    If the labels are classes, they count the results per class.
     """
     if dataset is None:
         return []
     evaluate = _evaluation(task, config, dataset, world)
     whole = task.task if isinstance(task, PipelinedTask) else task
     counts_classes = not whole.kind.dense and not isinstance(whole, SweepTask)
-    own = evaluate(num_classes=whole.model.num_classes if counts_classes else 0)
-    return [own] if whole.average is None else [own, evaluate(prefix="ema_test_", weights=whole.average.applied)]
+    counting = {
+        "num_classes": whole.model.num_classes if counts_classes else 0,
+        "balanced": config.balance_classes,
+    }
+    own = evaluate(**counting)
+    if whole.average is None:
+        return [own]
+    return [own, evaluate(prefix="ema_test_", weights=whole.average.applied, **counting)]
 
 
 def _evaluation(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plsc_mae.analysis.features import FeatureDataset, encode_dataset, require_finite_features
-from plsc_mae.config import ClassifyConfig
+from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.data.cifar import CifarDataset, CifarImages, read_cifar
 from plsc_mae.data.classes import ClassOrder, label_warnings, log_class_warnings
 from plsc_mae.data.evaluation import EvaluationDataset
@@ -34,12 +34,13 @@ from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.class_names import Head, number_by_outputs
 from plsc_mae.loading.eval_sets import EvaluationPart, Source, find_parts
 from plsc_mae.methods.classify import build_normalize, train_transform, validation_transform
-from plsc_mae.methods.label_kinds import KINDS, LabelKind
+from plsc_mae.methods.label_kinds import KINDS, BalancedClasses, LabelKind
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.parallel.world import World
 from plsc_mae.pipeline.data import SizeOnlyDataset
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.data_check import check_data
+from plsc_mae.train.setup import training_loader
 from plsc_mae.wording import counted
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,9 @@ def find_training_images(config: ClassifyConfig, given: GivenImages) -> Images:
     if config.train_fraction < 1:
         train = _take_fraction(config, train, dense=cls.dense)
     order = ClassOrder(train.classes, numbered=train.numbered, numbers_are_named=train.numbers_are_named)
-    return Images(train, val, config.nb_classes or len(train.classes), order, cls().fit(train.labels))
+    is_sweep = isinstance(config, LinprobeConfig) and config.lr_sweep  # which compares accuracies
+    kind = BalancedClasses() if config.balance_classes and not is_sweep else cls()
+    return Images(train, val, config.nb_classes or len(train.classes), order, kind.fit(train.labels))
 
 
 def _find_classes(config: ClassifyConfig, given: GivenImages) -> tuple[LabeledImages, LabeledImages | None]:
@@ -291,9 +294,27 @@ def cached_datasets(model: ImageClassifier, config: ClassifyConfig, images: Imag
     return Datasets(*parts)
 
 
-def loader_workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
+def _loader_workers(config: ClassifyConfig, dataset: KeyedDataset) -> int:
     """Return the number of loader processes: 0 for cached features and for pipeline stages that read no images."""
     return 0 if isinstance(dataset, (FeatureDataset, SizeOnlyDataset)) else count_workers(config.num_workers)
+
+
+def training_batches(config: ClassifyConfig, images: Images, dataset: KeyedDataset, world: World) -> BatchLoader:
+    """Return a loader of the shuffled training batches, with --balance_classes from every class equally often.
+
+    Args:
+        config: options of the run.
+        images: images of the run.
+        dataset: its training samples: images, or the cached features of those that can be read.
+        world: processes of the run.
+
+    Raises:
+        DataError: see `training_loader`.
+    """
+    labels = None
+    if config.balance_classes and images.train is not None:
+        labels = dataset.labels if isinstance(dataset, FeatureDataset) else images.train.labels
+    return training_loader(dataset, config, world, num_workers=_loader_workers(config, dataset), labels=labels)
 
 
 def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: World) -> BatchLoader:
@@ -302,5 +323,5 @@ def validation_loader(dataset: KeyedDataset, config: ClassifyConfig, world: Worl
     sampler = EpochBatchSampler(
         len(dataset), config.batch_size, rank, size, config.seed, shuffle=False, drop_last=False
     )
-    workers = loader_workers(config, dataset)
+    workers = _loader_workers(config, dataset)
     return build_loader(dataset, sampler, num_workers=workers, worker_timeout=config.worker_timeout)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plsc_mae.analysis.class_counts import describe_imbalance
 from plsc_mae.analysis.fonts import undrawable_names
 from plsc_mae.commands.doctor_files import examine_files
 from plsc_mae.commands.doctor_findings import Finding, error, warning
@@ -87,6 +88,8 @@ def _examine_split(
     if images.classes:
         yield from _examine_classes(images)
         yield from map(warning, class_warnings(images) if split == "train" else label_warnings(images))
+        if split == "train" and (unbalanced := describe_imbalance(np.bincount(images.labels))):
+            yield f"  {unbalanced}"
         if split == "train" and (missing := undrawable_names(images.classes)):
             yield warning(missing)
     elif split == "val":

@@ -72,6 +72,11 @@ class ClassifyConfig(TrainingConfig):
         within="(0, 1]",
         metavar="SHARE",
     )
+    balance_classes: bool = _labels(
+        False,
+        "draw every class equally often, in an epoch of the same length; checkpoint-best.pd then has the best "
+        "test_balanced_acc",
+    )
 
     data_set: Literal["IMNET", "image_folder", "CIFAR"] = _evaluation(
         "IMNET", "IMNET, image_folder: image folders or list files; CIFAR: its binary version in DATA_PATH"
@@ -154,7 +159,7 @@ class ClassifyConfig(TrainingConfig):
     def _check_labels(self) -> None:
         """Raise ConfigError for options that do not fit the kind of labels."""
         if self.label_task != "classification":
-            for name in ("nb_classes", "classes", "eval_set"):
+            for name in ("nb_classes", "classes", "balance_classes", "eval_set"):
                 if getattr(self, name):
                     raise ConfigError(f"--{name} is about classes, but --task {self.task} has none; leave it out")
             if self.data_set == "CIFAR":

@@ -131,6 +131,7 @@ _OPTIONS = {
     "val_data_path": ("eval_data_path",),
     "validation_dir": ("eval_data_path",),
     "test_dir": ("eval_data_path",),
+    **dict.fromkeys(("class_weights", "class_weight", "balanced_sampler", "weighted_sampler"), ("balance_classes",)),
     "image": ("img_path", "data_path"),
     "images": ("img_path", "data_path"),
     "image_path": ("img_path", "data_path"),

@@ -94,7 +94,7 @@ class CifarDataset:
     def __getitem__(self, key: SampleKey) -> Sample:
         name = f"{key.index} of {self.images.source}"
         image = PilImage(name, Image.fromarray(self.images.pixels[key.index]))
-        sample = self.transform(image, sample_rng(self.seed, key.epoch, key.index))
+        sample = self.transform(image, sample_rng(self.seed, *key))
         numbers = {INDEX: key.index, "label": self.images.labels[key.index], "skipped": 0}
         return sample | {name: np.asarray(number, np.int64) for name, number in numbers.items()}
 

@@ -61,7 +61,7 @@ class EvaluationDataset(FileDataset):
         self._number = 0
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        rng = functools.partial(sample_rng, self.seed, key.epoch, key.index)
+        rng = functools.partial(sample_rng, self.seed, *key)
         try:
             image = center_tile(self._open(key.index), self.pixel_format.tile)
             sample, unreadable = self.transform(image, rng()), 0

@@ -245,7 +245,7 @@ class ImageDataset(FileDataset):
     def _read(self, index: int, key: SampleKey) -> Sample | None:
         """Return the sample of `key` from file `index`; None if the file cannot be decoded and may be skipped."""
         try:
-            rng = sample_rng(self.seed, key.epoch, key.index)
+            rng = sample_rng(self.seed, *key)
             return self.transform(random_tile(self._open(index), self.pixel_format.tile, rng), rng)
         except DataError as error:
             self._require_skipping(error)

@@ -1,13 +1,14 @@
-"""Assigns samples to batches and processes; a random order depends on seed, epoch and number of samples alone."""
+"""Assigns samples to batches and processes; a random order depends on seed, epoch and number or labels of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import paddle
 
-from plsc_mae.data.seeding import SampleKey, epoch_order
+from plsc_mae.data.seeding import SampleKey, balanced_order, epoch_order
 from plsc_mae.errors import DataError, remedies
 from plsc_mae.wording import counted
 
@@ -27,6 +28,8 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         shuffle: False keeps the data set's order in every epoch.
         drop_last: drop the samples that do not fill a global batch. Otherwise they are shared as evenly as possible,
             and the last batch of a process may be smaller or missing.
+        labels: class numbers [length], to draw every class equally often, see `balanced_order`; None draws every sample
+            once.
 
     Raises:
         DataError: the data set is empty, or `drop_last` is True and it does not fill a global batch.
@@ -41,6 +44,7 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         seed: int,
         shuffle: bool = True,
         drop_last: bool = True,
+        labels: npt.NDArray[np.int64] | None = None,
     ) -> None:
         super().__init__(sampler=paddle.io.SequenceSampler(range(length)), batch_size=batch_size, drop_last=drop_last)
         self.length = length
@@ -48,6 +52,7 @@ class EpochBatchSampler(paddle.io.BatchSampler):
         self.world_size = world_size
         self.seed = seed
         self.shuffle = shuffle
+        self.labels = labels
         self.global_batch_size = batch_size * world_size
         self.epoch = 0
         self.batches_done = 0
@@ -80,11 +85,18 @@ class EpochBatchSampler(paddle.io.BatchSampler):
     def from_batch(self, first: int, step: int = 1) -> Iterator[list[SampleKey]]:
         """Yield every `step`-th batch of the epoch, starting with batch `first`."""
         epoch = self.epoch
-        order = epoch_order(self.seed, epoch, self.length) if self.shuffle else np.arange(self.length)
+        order = self._order(epoch)
         for batch in range(first, len(self), step):
             global_batch = order[batch * self.global_batch_size : (batch + 1) * self.global_batch_size]
             share = np.array_split(global_batch, self.world_size)[self.rank]
-            yield [SampleKey(epoch, int(index)) for index in share]
+            yield [SampleKey(epoch, *draw) for draw in share.tolist()]
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the draws of an epoch, [length, 1]: the index; with labels, those of `balanced_order`, [length, 2]."""
+        if self.labels is not None:
+            return balanced_order(self.seed, epoch, self.labels)
+        order = epoch_order(self.seed, epoch, self.length) if self.shuffle else np.arange(self.length)
+        return order[:, None]
 
     def __len__(self) -> int:
         """Return the number of batches of this process in a whole epoch, regardless of the position."""

@@ -212,6 +212,13 @@ class ClassifyTask(Task):
         Raises:
             CheckpointError: see `Task.load_extra_state`.
         """
+        balanced, before = self.config.balance_classes, bool(stored.meta.get("args", {}).get("balance_classes"))
+        if balanced != before:
+            use, remedy = ("with", "give it") if before else ("without", "leave it out")
+            raise CheckpointError(
+                f"{stored.path} was trained {use} --balance_classes, so another metric chose its best checkpoint; "
+                f"{remedy}, or start another run from the file with --finetune"
+            )
         self.kind.restore(stored_kind(stored.meta, stored.path), stored.path)
         self.class_order.restore(stored.meta.get("classes"), stored.path, CHANGED_CLASSES)
         if self.average is None:

@@ -217,6 +217,16 @@ class Classes(LabelKind):
         return {}
 
 
+class BalancedClasses(Classes):
+    """One class per image, of a run whose training draws every class equally often."""
+
+    best_metric = "balanced_acc"
+
+    def chance(self, labels: npt.NDArray[Any]) -> float:
+        """Return the balanced accuracy of guesses plus two of its standard deviations, in percent."""
+        return chance_accuracy(np.bincount(labels), balanced=True)
+
+
 class LabelSets(LabelKind):
     """Several labels per image, each present (1), absent (0) or unknown (NaN)."""
 

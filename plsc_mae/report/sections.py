@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from plsc_mae.analysis.class_counts import ClassCounts, describe_missed
+from plsc_mae.analysis.class_counts import ClassCounts, describe_imbalance, describe_missed
 from plsc_mae.analysis.health import EXTREMES
 from plsc_mae.names import escape_name
 from plsc_mae.report.charts import Curve, line_chart
@@ -164,7 +164,9 @@ def classes(run: RunFolder) -> str:
     note = f"Validation images after epoch {found.epoch}, {which}; the worst classes come first."
     parts = [paragraph(f"{note} The last column counts images of any class.", "sub")]
     if missed := describe_missed(counts.images, counts.predicted, [escape_name(name) for name in names]):
-        parts.append(paragraph(f"{missed[0].upper()}{missed[1:]}.", "verdict no"))
+        unbalanced = "" if run.options.get("balance_classes") else describe_imbalance(counts.images)
+        text = f"{missed}; {unbalanced}" if unbalanced else missed
+        parts.append(paragraph(f"{text[0].upper()}{text[1:]}.", "verdict no"))
     rows = [
         (names[i], int(counts.images[i]), float(accuracy[i]), _confusion(counts, i, names), int(counts.predicted[i]))
         for i in order[:MAX_CLASSES].tolist()

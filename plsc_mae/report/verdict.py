@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from plsc_mae.analysis.class_counts import chance_accuracy, describe_majority
 from plsc_mae.analysis.trivial import CONTEXT_FREE, DESCRIPTIONS
 from plsc_mae.names import escape_name
 from plsc_mae.report.run_folder import RunFolder
 from plsc_mae.wording import guides
 
-_MAIN_METRICS = {"test_acc1": " %", "test_mAP": " %", "test_r2": ""}  # one for each --task, with its unit
+_BALANCED, _ACCURACY = "test_balanced_acc", "test_acc1"
+# One for each --task, with its unit; the first one is that of --balance_classes.
+_MAIN_METRICS = {_BALANCED: " %", _ACCURACY: " %", "test_mAP": " %", "test_r2": ""}
 Answer = Literal["yes", "barely", "in part", "not yet", "unknown"]
 ADVICE = "Levels of the loss, plateaus and remedies:"  # for "barely", "in part" and "not yet"
 CLEAR = 0.05  # a loss that is below the best trivial one by less than this part of it is "barely" below
 _EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
-_ACCURACY = "test_acc1"
 _AT_CHANCE = (
     "Raise the learning rate, train for more epochs, or check the classes with plsc-mae doctor: "
     f"{guides('few-images', 'read-the-curves')}."
@@ -88,11 +91,14 @@ def judge(run: RunFolder) -> Verdict:
 
 def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
     """Return (answer, text) for a run without losses of trivial predictors; `result` is the text about its numbers."""
-    accuracies = run.series(_ACCURACY)[1]
+    balanced = bool(run.series(_BALANCED)[1])
+    accuracies = run.series(_BALANCED if balanced else _ACCURACY)[1]
     if run.classes is None or not accuracies:
         return "unknown", result
-    images = run.classes.last.counts.images
-    limit, share = chance_accuracy(images), describe_majority(images, [*map(escape_name, run.classes.names)])
+    images, names = run.classes.last.counts.images, [*map(escape_name, run.classes.names)]
+    limit, share = chance_accuracy(images, balanced=balanced), describe_majority(images, names)
+    if balanced:
+        share = f"always answering the same class reaches {100 / np.count_nonzero(images):.1f} %"
     if limit >= 100:
         return "unknown", f"{result} The accuracy says little: {share}."
     if max(accuracies) > limit:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import plsc_mae
 from plsc_mae import console, runtime
 from plsc_mae.config import LinprobeConfig, TrainingConfig
@@ -20,7 +22,7 @@ from plsc_mae.train.checkpoint.folder import CONTINUED_SESSION_OPTIONS, config_p
 from plsc_mae.train.checkpoint.state import Progress, RunState
 from plsc_mae.train.log.run_logger import duration
 from plsc_mae.train.scaling import images_per_update, peak_lr, scales_with_batch
-from plsc_mae.wording import counted, guides, in_millions
+from plsc_mae.wording import counted, guides, in_millions, span
 
 # Options that the row "options" of the overview leaves out: other rows show them, or they concern the console only.
 SHOWN_OPTIONS = (
@@ -28,6 +30,7 @@ SHOWN_OPTIONS = (
     *("quiet", "json"),
 )
 FEW_IMAGES = 1000
+SHOWN_CLASSES = 5  # whose numbers of images the overview lists
 IN_MEMORY = "<"  # first character of a data path for images in memory
 
 
@@ -44,7 +47,7 @@ def announce_command(config: TrainingConfig, world: World) -> None:
 
 
 def announce_plan(
-    state: RunState, loader: BatchLoader, *, n_parameters: int, planned_memory: int | None = None
+    state: RunState, loader: BatchLoader, *, n_parameters: int, planned_memory: int | None = None, keep_best: str = ""
 ) -> None:
     """Print the rows of the overview: data, network, recipe, changed options, memory and time of a run.
 
@@ -53,6 +56,7 @@ def announce_plan(
         loader: training batches of this process.
         n_parameters: number of trainable parameters of the whole network.
         planned_memory: estimated bytes of tensors at the peak of an update; None if there is no estimate.
+        keep_best: name of the metric that chooses checkpoint-best.pd; "" without one.
     """
     config, world, updates = state.config, state.world, state.accumulation.updates
     images, effective_batch = len(loader.dataset), images_per_update(config, world)
@@ -64,6 +68,7 @@ def announce_plan(
             [
                 f"{config.data_path}: {counted(images, 'image')}{_replaced(unreadable)}, "
                 f"{counted(updates, 'update')} per epoch",
+                *_balance(loader, keep_best),
                 *_incomplete_parts(state, loader),
                 *([f"options for small sets: {guides('few-images')}"] if images <= FEW_IMAGES else []),
             ]
@@ -122,6 +127,16 @@ def _memory(planned: int | None, config: TrainingConfig, world: World) -> str:
     size = f"{planned / 2**30:.1f} GiB" if planned >= 2**30 else f"{planned / 2**20:.0f} MiB"
     accuracy = "not measured on GPUs" if world.is_gpu else "within 20 % on CPU; libraries and loaders come on top"
     return f"{size} per process for tensors, as `plsc-mae plan {config.phase}` estimates it ({accuracy})"
+
+
+def _balance(loader: BatchLoader, keep_best: str) -> Iterator[str]:
+    """Yield a sentence if the classes are drawn equally often, with the metric that chooses checkpoint-best.pd."""
+    labels = loader.sampler.labels
+    if labels is not None:
+        sizes = np.unique(labels, return_counts=True)[1].tolist()
+        images = ", ".join(map(str, sizes)) if len(sizes) <= SHOWN_CLASSES else span(min(sizes), max(sizes))
+        best = f", and {keep_best} chooses checkpoint-best.pd" if keep_best else ""
+        yield f"each class drawn equally often ({images} images){best}"
 
 
 def _incomplete_parts(state: RunState, loader: BatchLoader) -> Iterator[str]:

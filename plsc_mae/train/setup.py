@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle import nn
 
@@ -114,7 +116,12 @@ def pretraining_dataset(
 
 
 def training_loader(
-    dataset: KeyedDataset, config: TrainingConfig, world: World, *, num_workers: int | None = None
+    dataset: KeyedDataset,
+    config: TrainingConfig,
+    world: World,
+    *,
+    num_workers: int | None = None,
+    labels: npt.NDArray[np.int64] | None = None,
 ) -> BatchLoader:
     """Return a loader of the shuffled training batches of this process.
 
@@ -123,11 +130,12 @@ def training_loader(
         config: options of the run.
         world: processes of the run; each data-parallel process gets batches of --batch_size.
         num_workers: number of loader processes; None uses --num_workers.
+        labels: class numbers of the samples, to draw every class equally often; None draws every sample once.
 
     Raises:
         DataError: the data set has fewer samples than one batch of all processes.
     """
-    sampler = EpochBatchSampler(len(dataset), config.batch_size, world.rank, world.size, config.seed)
+    sampler = EpochBatchSampler(len(dataset), config.batch_size, world.rank, world.size, config.seed, labels=labels)
     workers = count_workers(config.num_workers) if num_workers is None else num_workers
     return build_loader(dataset, sampler, num_workers=workers, worker_timeout=config.worker_timeout)
 
@@ -234,7 +242,7 @@ def build_trainer(
     )
     saver = Saver(state, log, config, world, before=policy.before_save)
     if world.is_main:
-        announce_plan(state, loader, n_parameters=n_parameters, planned_memory=planned_memory)
+        announce_plan(state, loader, n_parameters=n_parameters, planned_memory=planned_memory, keep_best=keep_best)
         if not world.is_gpu:
             warn_of_default_network(config, n_parameters)
         warn_of_schedule(config, schedule, lr=lr, updates_per_epoch=accumulation.updates)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from plsc_mae.analysis.class_counts import chance_accuracy, count_classes, describe_majority, describe_missed
+from plsc_mae.analysis.class_counts import (
+    chance_accuracy,
+    count_classes,
+    describe_imbalance,
+    describe_majority,
+    describe_missed,
+)
 from plsc_mae.analysis.classification import class_scores
 from plsc_mae.analysis.confusion import confusion_matrix
 
@@ -47,3 +53,21 @@ def test_the_majority_is_named_with_its_share():
 def test_chance_is_the_share_of_the_most_frequent_class_and_two_deviations():
     assert chance_accuracy(np.array([25, 75])) == pytest.approx(100 * (0.75 + 2 * np.sqrt(0.75 * 0.25 / 100)))
     assert chance_accuracy(np.array([0, 8])) == 100
+
+
+def test_chance_of_balanced_accuracy_is_that_of_guesses():
+    images = np.array([80, 0, 10, 10])
+    labels, rng = np.repeat(np.arange(4), images), np.random.default_rng(0)
+    guesses = [count_classes(labels, rng.choice([0, 2, 3], 100), 4).balanced_accuracy for _ in range(2000)]
+    expected = np.mean(guesses) + 2 * np.std(guesses)
+    assert chance_accuracy(images, balanced=True) == pytest.approx(expected, abs=1)  # 1000 draws agree within 0.6
+    assert count_classes(labels, np.zeros(100, np.int64), 4).balanced_accuracy == pytest.approx(100 / 3)
+    assert chance_accuracy(np.array([0, 8]), balanced=True) == 100
+
+
+def test_unbalanced_classes_have_advice():
+    text = describe_imbalance(np.array([115, 0, 46]))
+    assert "46 to 115 images" in text
+    assert "--balance_classes" in text
+    assert describe_imbalance(np.array([91, 0, 46])) == ""
+    assert describe_imbalance(np.array([5])) == ""

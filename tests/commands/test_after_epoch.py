@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import types
@@ -41,6 +42,13 @@ def test_a_run_that_learns_the_frequencies_of_the_classes_learns_nothing():
         assert not learns_nothing(log(others, TO_SHARES), MAJORITY, 55.4, level)
     smoothed = loss_of_shares(MAJORITY.images, 0.1)
     assert learns_nothing(log([1.09, 1.04, 1.02, 1.02, 1.02], TO_SHARES), MAJORITY, 55.4, smoothed)
+
+
+def test_a_balanced_run_is_compared_with_equal_shares():
+    """Always answering class 0 has a balanced accuracy of 33.3 %, and the loss falls to log(3), not to the shares."""
+    assert learns_nothing(log(PLATEAU, PLATEAU), MAJORITY, 33.3, EQUAL, balanced=True)
+    assert not learns_nothing(log(PLATEAU, PLATEAU), MAJORITY, 50.0, EQUAL, balanced=True)
+    assert not learns_nothing(log(PLATEAU, TO_SHARES), MAJORITY, 33.3, EQUAL, balanced=True)
 
 
 def test_the_loss_of_the_shares_is_that_of_training():
@@ -108,4 +116,8 @@ def test_the_hint_and_the_results_of_an_epoch(tmp_path, caplog, monkeypatch):
     found = read_class_results(tmp_path)
     assert found is not None
     assert list(found.names) == ["cat", "dog", "2"]  # --nb_classes 3
+    after.config, after.labels = dataclasses.replace(config, balance_classes=True), UNEQUAL
+    caplog.clear()
+    after(Progress(4, step=40, best=33.3, best_step=10))
+    assert "test_balanced_acc 33.3" in caplog.text
     assert (found.last.epoch, found.best.epoch) == (4, 0)

@@ -47,6 +47,7 @@ def test_a_sound_folder(tmp_path):
     assert findings == []
     assert f"train: 8 images in 7 classes, {tmp_path}/train" in told
     assert "  0 ant, 1 bee, 2 cat, ..., 4 eel, 5 fly, 6 gnu; 1 to 2 images each" in told
+    assert told.count("unbalanced, 1 to 2 images: `plsc-mae finetune --balance_classes`") == 1
     assert "val: 7 images in 7 classes" in told
     assert "  intact headers: all 8 files; decoded: all 8 files\n" in told
     assert "  formats of all 8 files: 8 PNG of 8-bit" in told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -160,16 +159,6 @@ def test_groups_are_not_divided(photos, tmp_path, capsys):
     assert not sides[0] & sides[1]
     assert {name[:3] for name in sides[1]} == {"bad", "goo"}
     assert len(val) == 6
-
-
-@pytest.mark.parametrize("page", ["docs/few-images.md", "docs/zh/few-images.md"])
-def test_the_list_for_unbalanced_classes_counts_repeated_lines(photos, tmp_path, root, page):
-    assert split(photos, tmp_path / "DIR") == 0
-    (line,) = (line for line in (root / page).read_text(encoding="utf-8").splitlines() if line.startswith("awk "))
-    subprocess.run(["bash", "-c", line], cwd=tmp_path, check=True, timeout=60)
-    images = find_images(tmp_path / "DIR/repeated.txt", "train")
-    assert Counter(images.labels.tolist()) == {0: 8, 1: 16, 2: 1}
-    assert images.classes == ("big dog", "cat", "emu")
 
 
 def test_numbers_stay_numbers(photos, tmp_path):

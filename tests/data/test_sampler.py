@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from plsc_mae.data.sampler import EpochBatchSampler
-from plsc_mae.data.seeding import SampleKey, epoch_order
+from plsc_mae.data.seeding import SampleKey, balanced_order, epoch_order
 from plsc_mae.errors import DataError
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
+LABELS = np.repeat([0, 1, 2], [50, 13, 7])
 
 
 def sampler(length: int = 70, batch_size: int = 16, rank: int = 0, world_size: int = 1, **options) -> EpochBatchSampler:
     return EpochBatchSampler(length, batch_size, rank, world_size, seed=3, **options)
+
+
+def test_balanced_batches_are_slices_of_the_balanced_order():
+    """With one process or two, and from any position."""
+    one = sampler(labels=LABELS)
+    one.set_position(epoch=2)
+    order = balanced_order(3, 2, LABELS)
+    whole = list(one)
+    assert whole == [[SampleKey(2, i, repeat) for i, repeat in order[at : at + 16].tolist()] for at in (0, 16, 32, 48)]
+    ranks = [sampler(batch_size=8, rank=rank, world_size=2, labels=LABELS) for rank in range(2)]
+    for rank in ranks:
+        rank.set_position(epoch=2, batches_done=1)
+    assert [a + b for a, b in zip(*ranks, strict=True)] == whole[1:]
 
 
 def test_batches_are_slices_of_the_epochs_order():

@@ -108,6 +108,25 @@ def test_a_classifier_is_compared_with_its_most_frequent_class(best, answer):
     assert verdict.advice == ""
 
 
+@pytest.mark.parametrize(("best", "answer"), [(45.0, "not yet"), (70.0, "yes")])
+def test_a_balanced_run_is_compared_with_guesses(best, answer):
+    """Although its accuracy is below the share of class cat, 80 %; chance reaches 47.8 %."""
+    run = classified([0] * 80 + [1] * 10 + [2] * 10, [0] * 100, ["cat", "dog", "owl"], 60.0, 70.0)
+    epochs = [{**record, "test_balanced_acc": best} for record in run.epochs]
+    verdict = judge(dataclasses.replace(run, epochs=epochs))
+    assert verdict.answer == answer
+    assert verdict.text.startswith(f"{verdict.answer.capitalize()}: test_balanced_acc is {best:g} %")
+    assert "33.3 %" in verdict.text
+    assert judge(run).answer == "not yet"
+
+
+def test_missed_classes_of_an_unbalanced_set_have_advice():
+    run = classified([0] * 80 + [1] * 10, [0] * 90, ["cat", "dog"], 88.0)
+    assert "plsc-mae finetune --balance_classes" in classes(run)
+    assert "--balance_classes" not in classes(dataclasses.replace(run, options={"balance_classes": True}))
+    assert "--balance_classes" not in classes(classified([0] * 12 + [1] * 10, [0] * 22, ["cat", "dog"], 54.0))
+
+
 def test_the_most_frequent_class_is_named_without_control_characters():
     text = judge(classified([0] + [1] * 9, [1] * 10, ["cat", "dog{}\x1b"], 90.0)).text
     assert r"'dog{}\x1b', the most frequent class, is right for 90.0 %" in text

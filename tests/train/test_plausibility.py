@@ -16,7 +16,7 @@ from plsc_mae.data.listing import list_images
 from plsc_mae.data.sequence import sequence_images
 from plsc_mae.errors import ConfigError
 from plsc_mae.methods import load_method
-from plsc_mae.methods.label_kinds import Classes, LabelSets, Numbers
+from plsc_mae.methods.label_kinds import BalancedClasses, Classes, LabelSets, Numbers
 from plsc_mae.optim.schedule import by_epochs
 from plsc_mae.train.plausibility import check_accumulation, warn_of_default_network, warn_of_schedule, warn_of_shape
 
@@ -173,6 +173,17 @@ def test_a_classifier_at_chance_is_warned_of(heard, kind, count):
     for best in (kind.perfect * 0.9, float("-inf")):
         assert not classify.warn_of_chance(config, kind, best, labels)
     assert heard.text == ""
+
+
+def test_unbalanced_classes_at_chance_have_advice(heard):
+    labels = np.repeat([0, 1, 2], [80, 10, 10])
+    assert classify.warn_of_chance(FINETUNE["mae"](), Classes(), 81.0, labels)
+    assert "--balance_classes" in heard.text
+    heard.clear()
+    assert classify.warn_of_chance(FINETUNE["mae"](balance_classes=True), BalancedClasses(), 40.0, labels)
+    assert "test_balanced_acc 40" in heard.text
+    assert "--balance_classes" not in heard.text
+    assert not classify.warn_of_chance(FINETUNE["mae"](balance_classes=True), BalancedClasses(), 70.0, labels)
 
 
 def test_a_sweep_at_chance_is_told_of_its_rates(heard):

@@ -94,6 +94,7 @@ class Evaluation:
             `gathers_outputs` is true always does.
         num_classes: number of classes K of a task that returns `PREDICTION`, to count its results per class; 0 does not
             count them, and is the only choice if outputs are gathered.
+        balanced: whether to add the balanced accuracy of these results.
 
     Attributes:
         gathered: outputs of the last call; None unless they are gathered.
@@ -117,11 +118,12 @@ class Evaluation:
         weights: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext,
         gather: bool = False,
         num_classes: int = 0,
+        balanced: bool = False,
     ) -> None:
         self.task, self.loader, self.world, self.shared = task, loader, world, shared
         self.precision, self.prefix, self.weights = precision, prefix, weights
         self.gather = gather or task.gathers_outputs
-        self.num_classes = 0 if self.gather else num_classes
+        self.num_classes, self.balanced = 0 if self.gather else num_classes, balanced
         self.gathered: Gathered | None = None
         self.counts: ClassCounts | None = None
         self.scored = self.unreadable = 0
@@ -175,6 +177,8 @@ class Evaluation:
         elif self.num_classes:
             _, predicted, labels = self._collect(rows)
             self.counts = count_classes(labels, predicted[:, 0].astype(np.int64), self.num_classes)
+            if self.balanced:
+                metrics["balanced_acc"] = self.counts.balanced_accuracy
         return Observation(
             {self.prefix + name: value for name, value in metrics.items()},
             constant=[self.prefix + name for name in self.task.constant_scores],
