@@ -63,7 +63,7 @@ RUN = f"{TINY} --data_path PLACE/images --output_dir PLACE/new"
 OLD = f"{TINY} --data_path PLACE/images --output_dir PLACE/run"
 MISTAKES = {
     "unknown command": ("pretrian", "unknown command 'pretrian'; did you mean 'pretrain'?"),
-    "unknown flag": (f"{RUN} --wieght_decay 0.1", "unknown flag '--wieght_decay'; did you mean 'weight_decay'?"),
+    "unknown flag": (f"{RUN} --wieght_decay 0.1", "unknown flag '--wieght_decay'; did you mean '--weight_decay'?"),
     "unknown key": (f"{RUN} -c PLACE/typo.yaml", "wieght_decay'; did you mean 'weight_decay'?"),
     "no config file": (f"{RUN} -c PLACE/none.yaml", "cannot read the config file PLACE/none.yaml"),
     "impossible value": (f"{RUN} --mask_ratio 1.5", "--mask_ratio must lie in (0, 1), got 1.5"),

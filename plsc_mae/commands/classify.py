@@ -16,7 +16,7 @@ import numpy.typing as npt
 import paddle
 
 from plsc_mae import console, weights
-from plsc_mae.analysis.class_counts import describe_imbalance
+from plsc_mae.analysis.class_counts import describe_imbalance, describe_missed
 from plsc_mae.commands.after_epoch import AfterEpoch
 from plsc_mae.commands.classify_data import (
     Images,
@@ -59,6 +59,7 @@ from plsc_mae.methods.label_kinds import LabelKind, stored_kind
 from plsc_mae.methods.sweep import SweepTask
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.models.registry import CLASSIFIER, require_network
+from plsc_mae.names import escape_name
 from plsc_mae.parallel.world import World
 from plsc_mae.pipeline.schedule import Line
 from plsc_mae.pipeline.stages import check_pipeline_options, keep_stage, stages_by_cost
@@ -69,6 +70,7 @@ from plsc_mae.train.announcements import announce_command
 from plsc_mae.train.checkpoint.folder import Start, find_start
 from plsc_mae.train.checkpoint.run_record import RunRecord
 from plsc_mae.train.checkpoint.state import BEST
+from plsc_mae.train.class_results import read_class_results
 from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.plausibility import warn_of_shape
@@ -169,6 +171,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     trainer.fit(start)
     at_chance = False
     if world.is_main and images.val is not None:
+        _warn_of_missed_classes(Path(config.output_dir))
         found = [trainer.progress.best, *(trainer.metrics.get(f"{best}_{name}", -math.inf) for name in _rates(task))]
         at_chance = warn_of_chance(config, images.kind, max(found), images.val.labels)
     if isinstance(task, SweepTask) and world.is_main:
@@ -212,6 +215,17 @@ def _warn_of_short_finetuning(config: FinetuneConfig, updates: int) -> None:
             "ema_test_acc1 says little; --model_ema_decay %.3g keeps 1 %%",
             *(config.model_ema_decay, counted(updates, "update"), 100 * start, 0.01 ** (1 / updates)),
         )
+
+
+def _warn_of_missed_classes(folder: Path) -> None:
+    """Warn if, after the epoch of the best checkpoint, no validation image is classified as some class."""
+    results = read_class_results(folder)
+    if results is None:
+        return
+    found, which = (results.best, "the best one") if results.best else (results.last, "the last one")
+    names = [escape_name(name) for name in results.names]
+    if missed := describe_missed(found.counts.images, found.counts.predicted, names):
+        logger.warning("after epoch %d, %s, %s", found.epoch, which, missed)
 
 
 def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels: npt.NDArray[Any]) -> bool:

@@ -17,7 +17,7 @@ from plsc_mae.analysis.linear import linear_accuracy, standardize
 from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.features import CompareConfig
 from plsc_mae.data.classes import log_class_warnings
-from plsc_mae.data.imagefolder import find_images, find_validation
+from plsc_mae.data.imagefolder import ImageList, find_images, find_validation
 from plsc_mae.errors import DataError
 from plsc_mae.files import result_replacement
 from plsc_mae.loading import pixel_settings
@@ -52,9 +52,10 @@ class Row:
 
 
 def run(config: CompareConfig) -> int:
-    """Print the table row by row and, with --save_path, write it to a file.
+    """Print the table and, with --save_path, write it to a file.
 
-    The line below it has the accuracy of always answering the most frequent class.
+    An error or Ctrl-C prints the rows that are done. The line below the table has the accuracy of always answering the
+    most frequent class.
 
     Returns:
         The exit code: 1 if images could not be read and are left out, else 0.
@@ -74,20 +75,39 @@ def run(config: CompareConfig) -> int:
     few = "".join(f" {budget} |" for budget in choices)
     k = config.nb_knn or default_ks((COMPARED_K,), len(bank))[0]
     lines = [f"{HEAD}{k}) | linear |{few}", "|---|--:|--:|" + "--:|" * len(choices)]
+    rows: list[Row] = []
+    try:
+        encoded = _add_rows(rows, config, lists, k, choices, world)
+    finally:
+        if world.is_main and rows:
+            print("\n".join([*lines, *map(str, rows)]), flush=True)
     if world.is_main:
-        print("\n".join(lines), flush=True)
-    rows = []
+        baseline = ["", encoded.parts[1].describe_majority(lists[1].classes)]
+        print("\n".join(baseline), flush=True)
+        if config.save_path:
+            _write(Path(config.save_path), [*lines, *map(str, rows), *baseline], rows)
+    unreadable = encoded.unreadable
+    return summarize(unreadable, sum(map(len, lists))) if world.is_main else exit_code(unreadable)
+
+
+def _add_rows(
+    rows: list[Row], config: CompareConfig, lists: Sequence[ImageList], k: int, choices: Choices, world: World
+) -> EncodedLists:
+    """Add a row for every kind of features, and return the features of the last one; all processes must call.
+
+    For the errors see `run`.
+    """
     unreadable = 0
     for name, sources in _kinds(config):
         row = Row(name)
         for encode, size, checkpoint in sources:
             if isinstance(encode, TokenFeatures):
                 pixel_format, normalize = pixel_settings.choose_for(
-                    encode.normalize, config, checkpoint, bank, encode.encoder.in_chans
+                    encode.normalize, config, checkpoint, lists[0], encode.encoder.in_chans
                 )
                 encode = replace(encode, normalize=normalize)
             else:
-                pixel_format = pixel_settings.choose(config, config.model_path, bank).pixel_format
+                pixel_format = pixel_settings.choose(config, config.model_path, lists[0]).pixel_format
             encoded = encode_labeled(
                 encode, lists, size, config, world, pixel_format=pixel_format, report=not unreadable
             )
@@ -96,14 +116,7 @@ def run(config: CompareConfig) -> int:
                 _score(row, encoded, k, choices)
             world.barrier()  # the next exchange could time out while the main process scores
         rows.append(row)
-        if world.is_main:
-            print(row, flush=True)
-    if world.is_main:
-        baseline = ["", encoded.parts[1].describe_majority(lists[1].classes)]
-        print("\n".join(baseline), flush=True)
-        if config.save_path:
-            _write(Path(config.save_path), [*lines, *map(str, rows), *baseline], rows)
-    return summarize(unreadable, sum(map(len, lists))) if world.is_main else exit_code(unreadable)
+    return encoded
 
 
 def _kinds(config: CompareConfig) -> Iterator[tuple[str, Iterator[Source]]]:

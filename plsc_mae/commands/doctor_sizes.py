@@ -8,7 +8,7 @@ import numpy as np
 
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classify import evaluation_transform
-from plsc_mae.data.shapes import fitting_crop_ratio, fitting_input_size, typical_shape
+from plsc_mae.data.shapes import fitting_crop_ratio, fitting_input_size, seen_shares, typical_shape
 from plsc_mae.wording import span
 
 INPUT = PretrainConfig.input_size[0]  # side of the default input
@@ -65,8 +65,7 @@ def _relation(ratio: float) -> str:
 
 def _option_not_square(ratio: float, input_size: int) -> str:
     """Return a line with the visible part of images of this width / height, and the options for whole images."""
-    shown = 100 * input_size / evaluation_transform((input_size, input_size)).shorter_side  # % of the shorter side
-    width, height = shown / max(ratio, 1), shown * min(ratio, 1)
+    width, height = seen_shares(ratio, evaluation_transform((input_size, input_size)))
     cell = PATCH if input_size >= 4 * PATCH else 4
     rows, columns = fitting_input_size(ratio, (input_size // cell) ** 2, cell)
     command = f"`plsc-mae finetune --input_size {rows} {columns} --crop_pct 1`"
@@ -75,8 +74,8 @@ def _option_not_square(ratio: float, input_size: int) -> str:
         low, high = fitting_crop_ratio(ratio)
         command = f"`plsc-mae finetune --input_size {rows} {columns} --crop_ratio {low:g} {high:g} --crop_pct 1`"
     return (
-        f"  not square ({_relation(ratio)}): evaluation sees {width:.3g} % of the width and {height:.3g} % of the "
-        f"height; for whole images: {command}"
+        f"  not square ({_relation(ratio)}): evaluation sees {100 * width:.3g} % of the width and {100 * height:.3g} % "
+        f"of the height; for whole images: {command}"
     )
 
 

@@ -26,8 +26,11 @@ from plsc_mae.commands.results import summarize
 from plsc_mae.config.inference import ExplainConfig
 from plsc_mae.config.schema import suggest
 from plsc_mae.data.classes import listed
+from plsc_mae.data.listing import ImageList
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.opencv import load_opencv
+from plsc_mae.data.pixels import PixelFormat
+from plsc_mae.data.shapes import sampled_sizes, seen_shares, typical_shape
 from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_settings
@@ -92,7 +95,8 @@ def run(config: ExplainConfig) -> int:
         explainer.normalize, config, config.model_path, images, explainer.encoder.in_chans
     )
     display = pixel_settings.display_of(pixel_format, config.picture_bands)
-    view = ResizeCenterCrop(explainer.encoder.img_size, max(explainer.encoder.img_size))
+    view = explainer.view
+    _print_seen_part(images, view, pixel_format)
     chosen = choose_images(images, config.max_images)
     network = f"{config.model_path}, random weights" if config.random_weights else config.model_path
     panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path, network)
@@ -114,12 +118,24 @@ def run(config: ExplainConfig) -> int:
     return summarize(reader.unreadable, len(chosen))
 
 
+def _print_seen_part(images: ImageList, view: ResizeCenterCrop, pixel_format: PixelFormat) -> None:
+    """Print which part of typical images the network sees, unless it is the whole."""
+    sizes = [] if pixel_format.tile else sampled_sizes(images, pixel_format)
+    if not sizes:
+        return
+    shape = typical_shape(sizes)
+    width, height = seen_shares(shape.ratio, view)
+    if min(width, height) < 1:
+        print(f"the network sees {100 * width:.3g} % of the width and {100 * height:.3g} % of the height of {shape}")
+
+
 class Explainer:
     """A loaded network that computes the attention maps of images.
 
     Attributes:
         encoder: its encoder.
         normalize: normalization of the images.
+        view: transform of the images: for a classifier that of `predict`, else the whole center.
         pool: the tokens whose attention is drawn: "cls", the class token, or "mean", the mean of the patch tokens.
         origin: a line about the source of the weights.
         registers: number of register tokens.
@@ -143,8 +159,9 @@ class Explainer:
         pools_mean = False
         if self.trained is None:
             self.encoder, self.normalize, self.origin = open_encoder(config)
+            self.view = ResizeCenterCrop(self.encoder.img_size, max(self.encoder.img_size))
         else:
-            network, self.normalize, _, self.classes, self.origin = self.trained
+            network, self.normalize, self.view, self.classes, self.origin = self.trained
             self.encoder, pools_mean = network.encoder, network.mean_pooled
             self.category = find_category(config.category_index, self.classes)
         self.shown = drawable_names(self.classes)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from pathlib import Path
 
 import paddle
 
+from plsc_mae import console
 from plsc_mae.commands.next_steps import after_pretraining
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classes import ClassOrder, log_class_warnings
@@ -31,6 +34,8 @@ from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.parallel.world import World
 from plsc_mae.plan.run_memory import planned_memory
 from plsc_mae.plan.sketch import check_network
+from plsc_mae.report.run_folder import read_run
+from plsc_mae.report.verdict import judge
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.announcements import announce_command
 from plsc_mae.train.checkpoint.folder import Start, find_start
@@ -132,8 +137,18 @@ def _train(config: PretrainConfig, start: Start, given: GivenImages, task: Task 
         probe = OnlineProbe(task.model.encoder.embed_dim, len(names), config.online_probe_lr, world, order)
     trainer = build_trainer(task, loader, config, world, observers=observers, probe=probe, planned_memory=memory)
     trainer.fit(start)
+    if world.is_main and not trainer.log.is_new:
+        _print_verdict(Path(config.output_dir))
     if world.processes == world.size and trainer.saver.saved_path is not None and world.is_main:
         after_pretraining(config, task.model, trainer.saver.saved_path, listed)
+
+
+def _print_verdict(folder: Path) -> None:
+    """Print the answer of `report` to "is it learning?", unless the run in `folder` has no losses to compare."""
+    with contextlib.suppress(DataError):  # the logs could not be written, which a warning has said
+        verdict = judge(read_run(folder, with_pictures=False))
+        if verdict.answer != "unknown":
+            console.report(" ".join(["is it learning?", *verdict.lines]))
 
 
 def _check_images(config: PretrainConfig, world: World, dataset: ImageDataset, val: ImageList | None) -> None:

@@ -15,7 +15,7 @@ from plsc_mae.names import escape_name
 from plsc_mae.report import sections
 from plsc_mae.report.page import page, paragraph, picture, table, write_page
 from plsc_mae.report.run_folder import RunFolder, read_run
-from plsc_mae.report.verdict import ADVICE_PAGES, judge
+from plsc_mae.report.verdict import judge
 
 logger = logging.getLogger(__name__)
 
@@ -53,11 +53,7 @@ def run(config: ReportConfig) -> None:
         ("Not in this report", sections.lacking(found)),
     )
     write_page(path, page(f"{escape_name(found.name)}: plsc-mae report", f"{phase} {found.run}".strip(), content))
-    verdict = judge(found)
-    print(verdict.text)
-    if verdict.advice:
-        print(f"{verdict.advice} {', '.join(ADVICE_PAGES)}")
-    print(path)
+    print(*judge(found).lines, path, sep="\n")
 
 
 def _encoder_pictures(config: ReportConfig, found: RunFolder) -> str:

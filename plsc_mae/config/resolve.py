@@ -439,9 +439,9 @@ def _unknown(where: str, name: str, cls: type, configs: Mapping[str, type]) -> s
     for other in configs.values():
         if other is not cls and name in {option.name for option in options(other)}:
             return f"{where} belongs to method '{other.method}'; this run is '{method}'"  # type: ignore[attr-defined]
-    kind = "flag" if where.startswith("-") and not where.startswith("-o ") else "key"
+    kind, dashes = ("flag", "--") if where.startswith("-") and not where.startswith("-o ") else ("key", "")
     known = vocabulary(cls)
-    hint = hint_at_option(name, known) or _hint_at_phase(name, cls) or suggest(name, sorted(known))
+    hint = hint_at_option(name, known, dashes) or _hint_at_phase(name, cls) or suggest(name, sorted(known), dashes)
     return f"unknown {kind} {where!r}{hint or _HELP}"
 
 

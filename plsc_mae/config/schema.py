@@ -95,10 +95,13 @@ def vocabulary(cls: Any) -> frozenset[str]:
     return frozenset(names.union(getattr(cls, "aliases", {}), getattr(cls, "negations", {})))
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the closest known name, or an empty string if no name is close."""
+def suggest(name: str, known: Iterable[str], dashes: str = "") -> str:
+    """Return `; did you mean 'x'?` for the closest known name, or an empty string if no name is close.
+
+    `dashes` stand before the known name in the text.
+    """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{dashes}{close[0]}'?" if close else ""
 
 
 # ------------------------------------------------------------------------------------------------ coercion

@@ -263,14 +263,15 @@ _COMMANDS = {
 }
 
 
-def hint_at_option(name: str, known: Collection[str]) -> str:
+def hint_at_option(name: str, known: Collection[str], dashes: str = "") -> str:
     """Return the end of an error message about an option of another program, or "" if there is no hint.
 
     Args:
         name: the unknown option, without dashes.
         known: names of the options of the command.
+        dashes: text before the names of options in the hint.
     """
-    fitting = [f"'{ours}'" for ours in _OPTIONS.get(name.lower(), ()) if ours in known]
+    fitting = [f"'{dashes}{ours}'" for ours in _OPTIONS.get(name.lower(), ()) if ours in known]
     if fitting:
         return f"; did you mean {' or '.join(fitting)}?"
     explanation = _EXPLANATIONS.get(name.lower())

@@ -13,6 +13,7 @@ from PIL import Image
 from plsc_mae.data.decode import any_number_of_pixels, open_regular
 from plsc_mae.data.listing import ImageList
 from plsc_mae.data.pixels import PixelFormat
+from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import UserError
 
 FAR_FROM_SQUARE = 2.0  # longer side divided by the shorter one
@@ -62,6 +63,13 @@ def _size(images: ImageList, index: int, pixel_format: PixelFormat) -> tuple[int
     except Exception:  # Pillow does not know the format; its plug-ins let exceptions of many types escape
         image = images.open(index, pixel_format=pixel_format)
         return image.width, image.height
+
+
+def seen_shares(ratio: float, view: ResizeCenterCrop) -> tuple[float, float]:
+    """Return the shares, up to 1, of the width and the height of images of this width / height that a crop shows."""
+    height, width = view.size
+    shown, relative = max(view.size) / view.shorter_side, ratio * height / width
+    return shown * min(1, 1 / relative), shown * min(1, relative)
 
 
 def fitting_crop_ratio(ratio: float) -> tuple[float, float]:

@@ -12,7 +12,6 @@ from paddle import Tensor, nn
 
 from plsc_mae import weights
 from plsc_mae.config.export import ExportConfig
-from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
 from plsc_mae.data.pixels import RGB, RGB_CHANNELS, PixelFormat
 from plsc_mae.data.transforms import ResizeCenterCrop
@@ -181,12 +180,9 @@ def _open_classifier(config: ExportConfig, stored: Checkpoint) -> Content:
         input_size=config.input_size,
         global_pool=config.global_pool,
     )
-    size, view = loaded.network.encoder.img_size, loaded.transform
-    if not isinstance(view, ResizeCenterCrop):
-        view = evaluation_transform(size)
     kind = stored_kind(stored.meta, stored.path)
     outputs = {"logits": kind.note}
-    network, classes, origin = loaded.network, loaded.classes, loaded.origin
+    network, view, classes, origin = loaded.network, loaded.transform, loaded.classes, loaded.origin
     layer = Classification(network)
     content = _content("classifier", network, layer, outputs, loaded.normalize, view, classes=classes, origin=origin)
     return replace(content, kind=kind)

@@ -93,6 +93,11 @@ if __name__ == "__main__":
     for name, value in outputs.items():
         print(name, value.shape)
 {classes}'''
+_QUIET = """\
+import warnings
+
+warnings.filterwarnings("ignore", message="No ccache found")  # Paddle's advice to builders of C++ extensions
+"""
 _SQUARE = """\
 scale = {shorter_side} / min(image.size)
 width, height = (max({shorter_side}, int(side * {shorter_side} / min(image.size))) for side in image.size)"""
@@ -163,7 +168,7 @@ def example_text(target: Target, content: Content) -> str:
     return _TEMPLATE.format(
         title=f"Run the {content.part} in {target.title}",
         name=NAME,
-        imports=code.imports,
+        imports=(_QUIET if "paddle" in code.imports else "") + code.imports,
         size=tuple(view.size),
         pixels="red, green and blue" if rgb else "the channels",
         read=_indented(read),

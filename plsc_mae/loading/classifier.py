@@ -12,7 +12,7 @@ from plsc_mae.config.inference import ExplainConfig, PredictConfig
 from plsc_mae.config.resolve import from_mapping
 from plsc_mae.data.classify import evaluation_transform
 from plsc_mae.data.normalize import Normalize
-from plsc_mae.data.transforms import Transform
+from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import CheckpointError
 from plsc_mae.loading.class_names import numbered_names, read_head
 from plsc_mae.loading.classifier_weights import load_classifier_weights
@@ -32,7 +32,7 @@ class LoadedClassifier(NamedTuple):
 
     network: ImageClassifier
     normalize: Normalize
-    transform: Transform  # of validation images; deterministic
+    transform: ResizeCenterCrop  # of validation images; deterministic
     classes: tuple[str, ...]
     origin: str
 
@@ -120,7 +120,7 @@ def open_predictor(config: PredictConfig | ExplainConfig) -> tuple[LoadedClassif
 
 def _by_options(
     stored: Checkpoint, num_classes: int, given: Mapping[str, Any]
-) -> tuple[ImageClassifier, Normalize, Transform]:
+) -> tuple[ImageClassifier, Normalize, ResizeCenterCrop]:
     """Build (network, normalization, transform) from the options in a checkpoint of plsc_mae.
 
     Values of `given` that are not None replace stored options of the same names.

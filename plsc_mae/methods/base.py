@@ -76,7 +76,7 @@ class Task(nn.Layer, ABC):
         gives_features: whether `forward` of a pre-training Task also returns features: for each image, the mean of its
             encoded visible patches.
         score_names: names of those results of `scores` that are averaged.
-        constant_scores: those of them that are the same for every network, which lines on the console leave out.
+        constant_scores: those of them that are the same for every network, which the console and the boards leave out.
         display: channels and contrast of pictures.
         reference_loss: name of the logged loss that `trivial_losses` are compared with; "" for a Task without them.
     """

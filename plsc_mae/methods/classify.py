@@ -31,6 +31,7 @@ from plsc_mae.data.transforms import (
     IMAGENET_STD,
     INCEPTION_MEAN,
     INCEPTION_STD,
+    ResizeCenterCrop,
     Sample,
     Transform,
 )
@@ -323,7 +324,7 @@ def left_out_augmentations(config: ClassifyConfig) -> str:
     return f"{flag('color_jitter')} is left out: it is defined for RGB only" if config.color_jitter else ""
 
 
-def validation_transform(config: ClassifyConfig) -> Transform:
+def validation_transform(config: ClassifyConfig) -> ResizeCenterCrop:
     """Return the transform of validation images."""
     return evaluation_transform(config.image_size, config.crop_pct)
 

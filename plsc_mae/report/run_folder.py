@@ -110,8 +110,8 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def read_run(path: Path) -> RunFolder:
-    """Return the content of the output folder of a run.
+def read_run(path: Path, *, with_pictures: bool = True) -> RunFolder:
+    """Return the content of the output folder of a run, by default with its pictures, which take long to read.
 
     Raises:
         DataError: the folder has no records in train.jsonl or log.txt.
@@ -136,7 +136,7 @@ def read_run(path: Path) -> RunFolder:
             lacking.append(f"{name}: it is missing or empty; no epoch may have ended yet.")
     folder = Path(options.get("log_dir") or path)
     board = path / VISUALDL_FILE if (path / VISUALDL_FILE).is_file() else folder / VISUALDL_FILE
-    pictures = _read_pictures(board, lacking)
+    pictures = _read_pictures(board, lacking) if with_pictures else {}
     record = read_record(path / "run.json")
     run = record.run if record else str((intervals or epochs)[-1].get("run", ""))
     epochs, classes = _without_constant_top5(epochs), read_class_results(path)

@@ -59,6 +59,11 @@ class Verdict(NamedTuple):
             return ""
         return ADVICE if self.finished else _EARLY + ADVICE
 
+    @property
+    def lines(self) -> list[str]:
+        """The text and, if there is one, the advice with its pages, for the console."""
+        return [self.text, *([f"{self.advice} {', '.join(ADVICE_PAGES)}"] if self.advice else [])]
+
 
 def judge(run: RunFolder) -> Verdict:
     """Compare the newest loss of a run, see `RunFolder.last_loss`, with those of trivial predictors."""

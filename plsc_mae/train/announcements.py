@@ -230,7 +230,14 @@ def describe_stop(state: RunState, at: Progress, *, iterations: int, saved: Path
 
 
 def announce_end(
-    config: TrainingConfig, at: Progress, *, saved: Path | None, best: Path | None, seconds: float, stopped: bool
+    config: TrainingConfig,
+    at: Progress,
+    *,
+    saved: Path | None,
+    best: Path | None,
+    best_epoch: int | None,
+    seconds: float,
+    stopped: bool,
 ) -> None:
     """Print the end of a run.
 
@@ -241,6 +248,7 @@ def announce_end(
         at: its position.
         saved: the last checkpoint; None without one.
         best: path of the checkpoint with the best metric; None if the run keeps none.
+        best_epoch: its epoch; None if that is unknown.
         seconds: time since this start of the run.
         stopped: whether a signal stopped the run.
     """
@@ -248,7 +256,8 @@ def announce_end(
     reason = "finished" if is_whole else f"reached --max_train_step {config.max_train_step}"
     files = f", saved in {saved}" if saved is not None else ""
     if best is not None and at.best_step >= 0:
-        files += f"; the best one is {best} of step {at.best_step}"
+        epoch = "" if best_epoch is None else f"epoch {best_epoch}, "
+        files += f"; the best one is {best} of {epoch}step {at.best_step}"
     done = f"{at.epoch} of {counted(config.epochs, 'epoch')}, {counted(at.step, 'update')}"
     text = f"{reason}: {done} in {duration(seconds)}{files}"
     console.report(

@@ -243,6 +243,7 @@ class Trainer:
             self.progress,
             saved=self.saver.saved_path,
             best=self.saver.path(BEST) if self.keep_best and self.config.save_ckpt else None,
+            best_epoch=self.log.epoch_of.get(self.progress.best_step),
             seconds=time.perf_counter() - self.started,
             stopped=self.stopped_by > 0,
         )

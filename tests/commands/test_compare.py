@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from plsc_mae.cli import main
+from plsc_mae.commands import compare as command
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 
@@ -50,6 +51,22 @@ def test_a_row_for_everything_that_is_compared(trained, trained_cae, images, com
     rows = json.loads((tmp_path / "table.json").read_text())
     for row, line in zip(rows, lines[5:-2], strict=True):
         assert line == f"| {row['features']} | {row['knn'][0]:.1f} | {row['linear'][0]:.1f} |"
+
+
+def test_the_table_is_whole(images, compare, monkeypatch):
+    """Nothing that the encoding prints is between its lines; and a failure keeps the rows that are done."""
+    encode = command.encode_labeled
+
+    def noisy(*given, **named):
+        print("encoding")
+        return encode(*given, **named)
+
+    monkeypatch.setattr(command, "encode_labeled", noisy)
+    flags = f"--data_path {images} --pixels 8 {FEW}"
+    assert [line[:10] for line in compare(flags)[1][:4]] == ["encoding", "| features", "|---|--:|-", "| raw pixe"]
+    code, lines, err = compare(f"{flags} --model_path {images}/demo.json")
+    assert (code, err.count("\n")) == (2, 1)
+    assert lines[-1].startswith("| raw pixels, 8 x 8 | ")
 
 
 def test_accuracies_of_the_bank_itself(trained, images, compare):

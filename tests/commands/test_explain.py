@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 
@@ -190,6 +191,32 @@ def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
     flags = f"--category_index 1 --max_images 2 --layer_index -1 --classes {tmp_path}/names.txt"
     assert draw(flags, None, classifier)[0] == 0
     assert list(panels[-1])[1] == f"gradient rollout of 'a {names[1]}' (discard 0.9, layer -1)"
+
+
+@pytest.mark.parametrize("flags", ["", "--input_size 64"])  # whole images, and a crop of 64 / 73 of the shorter side
+def test_a_classifier_explains_what_it_predicts(draw, classifier, images, tmp_path, monkeypatch, flags):
+    """Wide images have the probability of `predict`, and the output says which part the network sees."""
+    found: list[float] = []
+    attend = explain.category_attention
+
+    def remembering(*given):
+        result = attend(*given)
+        found.append(result.probability)
+        return result
+
+    monkeypatch.setattr(explain, "category_attention", remembering)
+    (tmp_path / "wide").mkdir()
+    for number, name in enumerate(("ring", "star")):
+        with Image.open(images / f"val/{name}/00000.jpg") as opened:
+            opened.resize((160, 90)).save(tmp_path / f"wide/{number}.png")
+    code, out, _ = draw(f"--category_index predicted {flags}", tmp_path / "wide", classifier)
+    assert code == 0
+    part = "49.3 % of the width and 87.7 %" if flags else "56.2 % of the width and 100 %"
+    assert f"the network sees {part} of the height of 160 x 90 (width x height)\n" in out
+    line = f"predict --model_path {classifier} --img_path {tmp_path}/wide --save_path {tmp_path}/p.json {flags}"
+    assert main(line.split()) == 0
+    predicted = [entry["probabilities"][0] for entry in json.loads((tmp_path / "p.json").read_text())]
+    assert found == pytest.approx(predicted, abs=1e-6)
 
 
 def test_an_unknown_category_is_answered_with_names():

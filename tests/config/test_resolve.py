@@ -160,10 +160,10 @@ def test_the_message_names_file_and_key(yaml_file):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["--wieght_decay", "0.1"], "unknown flag '--wieght_decay'; did you mean 'weight_decay'?"),
-        (["--wieght-decay=0.1"], "unknown flag '--wieght_decay=0.1'; did you mean 'weight_decay'?"),
+        (["--wieght_decay", "0.1"], "unknown flag '--wieght_decay'; did you mean '--weight_decay'?"),
+        (["--wieght-decay=0.1"], "unknown flag '--wieght_decay=0.1'; did you mean '--weight_decay'?"),
         (["-o", "wieght_decay=0.1"], "unknown key '-o wieght_decay'; did you mean 'weight_decay'?"),
-        (["--update_frq", "2"], "unknown flag '--update_frq'; did you mean 'update_freq'?"),
+        (["--update_frq", "2"], "unknown flag '--update_frq'; did you mean '--update_freq'?"),
         (["--mask", "0.5"], "unknown flag '--mask'"),  # no abbreviations: a new option must not change old commands
         (["--zzz"], "unknown flag '--zzz'; --help lists the options"),
         (["-q"], "unknown flag '-q'; --help lists the options"),
@@ -181,7 +181,7 @@ def test_unknown_options(argv, told):
     [
         (
             "--wieght_decay -1 --zzz 5 6 --yyy=2 --zzz 7",
-            "unknown flag '--wieght_decay'; did you mean 'weight_decay'?; unknown flag '--zzz'; "
+            "unknown flag '--wieght_decay'; did you mean '--weight_decay'?; unknown flag '--zzz'; "
             "unknown flag '--yyy=2'; --help lists the options",
         ),
         (

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from plsc_mae.data import shapes
+from plsc_mae.data.classify import evaluation_transform
+from plsc_mae.data.decode import PilImage
 from plsc_mae.data.listing import list_images
 from plsc_mae.data.pixels import RGB, PixelFormat
-from plsc_mae.data.shapes import fitting_crop_ratio, fitting_input_size, sampled_sizes, typical_shape
+from plsc_mae.data.shapes import fitting_crop_ratio, fitting_input_size, sampled_sizes, seen_shares, typical_shape
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
 
@@ -92,3 +94,15 @@ def test_fitting_crops_include_the_shape_of_the_images(ratio):
     low, high = fitting_crop_ratio(ratio)
     assert 0.7 * ratio < low < ratio < high < 1.4 * ratio
     assert len(f"{low:g}".replace(".", "").strip("0")) <= 2
+
+
+@pytest.mark.parametrize("size", [(224, 224), (24, 24), (96, 160), (160, 96)])
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (300, 900), (500, 500)])
+def test_the_part_of_an_image_that_the_network_sees(size, width, height):
+    """The crop of a picture whose colors are the coordinates shows these shares; the filter blurs the ends."""
+    columns, rows = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    picture = Image.fromarray(np.stack([columns, rows, rows], axis=-1).round().astype(np.uint8))
+    view = evaluation_transform(size)
+    crop = view(PilImage("", picture), np.random.default_rng(0))["image"].astype(float)
+    seen = [np.ptp(crop[..., channel]) / 255 for channel in (0, 1)]
+    assert seen_shares(width / height, view) == pytest.approx(seen, abs=1.5 / min(size))

@@ -50,6 +50,12 @@ def test_weights_are_flat(export, target):
     compile((out / "example.py").read_text(), "example.py", "exec")
 
 
+def test_an_example_silences_one_advice_of_paddle(export):
+    text = (export("mae", "inference", "--no_verify")[0] / "example.py").read_text()
+    assert 0 < text.index('message="No ccache found"') < text.index("from paddle")
+    assert "ccache" not in (export("mae", "timm", "--no_verify")[0] / "example.py").read_text()
+
+
 def test_paddleseg_gets_the_settings_that_its_defaults_lack(export):
     out, _ = export("mae", "paddleseg", "--no_verify")
     backbone = yaml.safe_load((out / "backbone.yml").read_text())["model"]["backbone"]

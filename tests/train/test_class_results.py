@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.analysis.class_counts import count_classes
+from plsc_mae.commands import classify
 from plsc_mae.train.class_results import ClassResultsWriter, EpochCounts, read_class_results
 
 NAMES = ["cat", "dog\udcff"]  # a folder's name that is not UTF-8
@@ -24,6 +25,17 @@ def write(folder, *epochs: tuple[int, int]) -> None:
     """Write pairs (epoch, best epoch), each with a new writer, as after a resume."""
     for number, best in epochs:
         ClassResultsWriter(folder).write(NAMES, epoch(number), 10 * (best + 1))
+
+
+@pytest.mark.parametrize(("best", "told"), [(1, "after epoch 1, the best one, "), (2, "after epoch 2, the best one, ")])
+def test_the_end_of_a_training_names_missed_classes(tmp_path, caplog, monkeypatch, best, told):
+    monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
+    classify._warn_of_missed_classes(tmp_path)  # a run without results
+    for number in (1, 2):
+        counts = count_classes(np.repeat([0, 1], 4), np.zeros(8, np.int64), 2)
+        ClassResultsWriter(tmp_path).write(NAMES, EpochCounts(number, number, counts), min(number, best))
+    classify._warn_of_missed_classes(tmp_path)
+    assert set(caplog.messages) == {f"{told}no image is classified as 'dog\\xff' (4 images)"}
 
 
 def test_the_best_epoch_stays(tmp_path):

@@ -55,6 +55,7 @@ def test_results_per_class(classifier, shades, capfd):
     assert "test_acc1" in shown
     assert "acc5" not in shown
     found = json.loads(results(classifier, "whole"))
+    assert f"checkpoint-best.pd of epoch {found['best']['epoch']}, step {found['best']['step']}\n" in shown
     assert found["names"] == ["bright", "dark", "2"]
     logged = {line["step"]: line for line in epochs(classifier, "whole")}
     for entry in (found["last"], found["best"]):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+from plsc_mae.report.run_folder import read_run
+from plsc_mae.report.verdict import judge
+
 
 def test_written_once(run, capsys):
     run.here("a", "--batch_size 12 --max_train_step 1")
@@ -14,6 +17,9 @@ def test_written_once(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     (number,) = [i for i, line in enumerate(lines) if "trivial predictors" in line]
     assert all(f"{loss:.4g}" in lines[number] for loss in content["losses"].values())
+    verdict = judge(read_run(run.folder / "a", with_pictures=False))
+    assert verdict.answer != "unknown"
+    assert lines[lines.index("next:") - 1] == f"is it learning? {' '.join(verdict.lines)}"
     path.write_text(path.read_text().replace('"images": 12', '"images": 13'))
     run.here("a", "--batch_size 12 --max_train_step 2 --auto_resume")
     assert json.loads(path.read_text())["images"] == 13

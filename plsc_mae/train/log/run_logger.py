@@ -68,6 +68,7 @@ class RunLogger:
     Attributes:
         run: id of the run, which every record has.
         is_new: True until the first record of this start is printed.
+        epoch_of: number of each logged epoch by the number of updates at its end.
 
     Raises:
         ConfigError: the package of a board cannot be imported; without visualdl, `start` only warns.
@@ -90,6 +91,7 @@ class RunLogger:
         self._bar: Any = None
         self._announced = False
         self._epoch_start: tuple[float, float] | None = None  # time and fraction of the epoch done before
+        self.epoch_of: dict[int, int] = {}
 
     def start(self, step: int, epoch: int, iteration: int) -> None:
         """Open files and boards; in train.jsonl, log.txt and VisualDL, remove records after the start position.
@@ -122,6 +124,7 @@ class RunLogger:
                 f"cannot shorten the log {error.filename}: {error.strerror}; make it writable or choose another "
                 "--output_dir"
             ) from None
+        self.epoch_of = {line["step"]: line["epoch"] for line in ended if {"step", "epoch"} <= line.keys()}
         boards: list[Board] = [] if visualdl is None else [visualdl]
         if "tensorboard" in self.loggers:
             boards.append(TensorBoardEvents(self.log_dir, step))
@@ -209,7 +212,8 @@ class RunLogger:
         if self._bar is not None:
             self._bar.set_postfix_str(_postfix(record, eta))
         if self.active and (self._bar is None or not console.is_watched()):
-            text = format_line(record, total=total, eta=eta, width=console.columns())
+            decay = self.described.hyper_parameters.get("weight_decay")
+            text = format_line(record, total=total, eta=eta, width=console.columns(), weight_decay=decay)
             console.report(text, {"event": "update", **record, "eta": eta})
 
     def _announce_end(self, eta: float, images_per_second: float) -> None:
@@ -228,17 +232,18 @@ class RunLogger:
     def epoch(self, record: dict[str, Any], observed: Mapping[str, float], constant: Collection[str] = ()) -> None:
         """Write the record of an epoch and the observers' metrics to log.txt, the boards and the console.
 
-        The line on the console leaves out the metrics that `constant` names.
+        The boards and the line on the console leave out the metrics that `constant` names.
         """
         if self._files is None:
             return
         identified = self._identified({**record, **observed})
         self._files.epochs.add(identified)
+        self.epoch_of[record["step"]] = record["epoch"]
         times = self._epoch_times(record["epoch"] + 1)
         shown = {name: value for name, value in observed.items() if name not in constant}
         text = format_epoch(record, shown, times, epochs=self.described.epochs, width=console.columns())
         console.report(text, {"event": "epoch", **identified, **times})
-        values = epoch_tags(record, observed)
+        values = epoch_tags(record, shown)
         for board in self._files.boards:
             board.add_scalars(values, record["step"])
             if record["epoch"] + 1 >= self.described.epochs:
@@ -268,28 +273,38 @@ class RunLogger:
                 board.add_histograms(values, step)
 
 
-def format_line(record: Mapping[str, Any], *, total: int, eta: float, width: int | None) -> str:
-    """Format the record of a print interval as one console line.
+def format_line(
+    record: Mapping[str, Any], *, total: int, eta: float, width: int | None, weight_decay: Any = None
+) -> str:
+    """Format the record of a print interval as one console line, without settings that say nothing in this run.
 
     Args:
         record: values of FIXED_FIELDS and the method's metrics, by name.
         total: iterations per epoch.
         eta: estimated seconds to the end of the run.
         width: columns of the terminal, into which the most important values are fitted; None writes all values.
+        weight_decay: the option; the line has the weight decay only if it differs from this.
     """
     position = f"epoch {record['epoch']} [{record['iteration']:>{len(str(total))}}/{total}]"
     metrics = {name: f"{name} {_number(record[name])}" for name in record if name not in FIXED_FIELDS}
-    parts = metrics | {
-        "lr": f"lr {record['lr']:.2e}",
-        "min_lr": f"min_lr {record['min_lr']:.2e}",
-        "weight_decay": f"wd {record['weight_decay']:.3g}",
-        "loss_scale": f"scale {record['loss_scale']:g}",
-        "grad_norm": f"grad {_number(record['grad_norm'])}",
-        "images_per_second": f"img/s {record['images_per_second']:.1f}",
-        "data_share": f"data {record['data_share']:.0%}",
-        "memory_gib": f"mem {record['memory_gib']:.1f}G",
-        "eta": f"eta {duration(eta)}",
-    }
+    settings = {"lr": f"lr {record['lr']:.2e}"}
+    if record["min_lr"] != record["lr"]:
+        settings["min_lr"] = f"min_lr {record['min_lr']:.2e}"
+    if record["weight_decay"] != weight_decay:
+        settings["weight_decay"] = f"wd {record['weight_decay']:.3g}"
+    if record["loss_scale"] != 1:
+        settings["loss_scale"] = f"scale {record['loss_scale']:g}"
+    parts = (
+        metrics
+        | settings
+        | {
+            "grad_norm": f"grad {_number(record['grad_norm'])}",
+            "images_per_second": f"img/s {record['images_per_second']:.1f}",
+            "data_share": f"data {record['data_share']:.0%}",
+            "memory_gib": f"mem {record['memory_gib']:.1f}G",
+            "eta": f"eta {duration(eta)}",
+        }
+    )
     order = ("loss", "eta", "images_per_second", "lr", *metrics, "grad_norm", "data_share", "memory_gib")
     return _fit(position, parts, order, width)
 

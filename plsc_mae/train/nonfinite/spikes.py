@@ -84,8 +84,9 @@ class SpikeReport:
         for name, value in values.items():
             usual = self._recent[name].follow(value)
             if usual is not None and self.active:
-                self._write({"step": step, "what": name, "value": value, "usual": usual, **describe()})
-                self._warn(step, name, value, usual)
+                record = {"step": step, "what": name, "value": value, "usual": usual, **describe()}
+                self._write(record)
+                self._warn(record)
 
     def _write(self, record: dict[str, Any]) -> None:
         try:
@@ -94,11 +95,15 @@ class SpikeReport:
         except OSError as error:
             logger.warning("cannot write %s: %s", self.path, error.strerror)
 
-    def _warn(self, step: int, name: str, value: float, usual: float) -> None:
+    def _warn(self, record: Mapping[str, Any]) -> None:
+        step, name = record["step"], record["what"]
         if step - self._warned.get(name, -WARNING_INTERVAL) >= WARNING_INTERVAL:
             self._warned[name] = step
-            text = "spike at step %d: %s %.4g, usually %.4g; %s lists its images, also for spikes within %d steps"
-            logger.warning(text, step, name, value, usual, self.path, WARNING_INTERVAL)
+            logger.warning(
+                "spike at step %d (epoch %s): %s %.4g, usually %.4g; %s lists its images, also for spikes "
+                "within %d steps",
+                *(step, record.get("epoch"), name, record["value"], record["usual"], self.path, WARNING_INTERVAL),
+            )
 
 
 def _step(line: str) -> float:

@@ -155,9 +155,13 @@ def test_boards_get_the_same_records(tmp_path, monkeypatch):
     log.line(record(1, 0, 1), total=10, eta=1.0)
     log.pictures({"reconstruction/1": np.zeros((8, 8, 3), np.uint8)}, 1)
     log.histograms({"gradients/head": np.zeros(3, np.float32)}, 1)
-    log.epoch({"epoch": 0, "step": 1, "train_loss": 0.5}, {})
+    log.epoch({"epoch": 0, "step": 1, "train_loss": 0.5}, {"test_acc1": 50.0, "test_acc5": 100.0}, ["test_acc5"])
     log.sync()
     log.close()
+    shown = [given for name, given, _ in calls if name == "add_scalar"]
+    assert ("metrics/test_acc1", 50.0, 1) in shown
+    assert "acc5" not in str(calls)
+    assert lines(tmp_path / "log.txt")[0]["test_acc5"] == 100.0
     said = {name: (given, named) for name, given, named in calls}
     assert said["SummaryWriter"][1] == {"purge_step": 0}
     assert said["init"][1]["id"] == "0123456789ab"
@@ -222,10 +226,16 @@ def test_a_line_fits_the_terminal(width):
     assert ("loss_main" in line) == (width > 80)
 
 
-def test_a_line_of_a_file_has_every_number():
-    line = format_line(record(20, 3, 7), total=10, eta=1.0, width=None)
-    names = ("loss", "lr", "min_lr", "wd", "scale", "grad", "img/s", "data", "mem", "eta")
-    assert all(f" {name} " in line for name in names)
+SETTINGS = {"min_lr": "min_lr", "weight_decay": "wd", "loss_scale": "scale"}
+
+
+@pytest.mark.parametrize("changed", [(), *((name,) for name in SETTINGS), tuple(SETTINGS)])
+def test_a_line_of_a_file_has_every_number_that_says_something(changed):
+    """Settings that are the same in all lines, or the same as another number, are left out."""
+    values = {**record(20, 3, 7), **dict.fromkeys(changed, 0.5)}
+    line = format_line(values, total=10, eta=1.0, width=None, weight_decay=1.0)
+    assert all(f" {name} " in line for name in ("loss", "lr", "grad", "img/s", "data", "mem", "eta"))
+    assert [name for name, label in SETTINGS.items() if f" {label} " in line] == list(changed)
 
 
 @pytest.mark.parametrize("width", [None, 60, 120])

@@ -329,7 +329,7 @@ def test_a_spike_is_written_down_with_its_images(run, poison, monkeypatch, capfd
     assert first["loss"]["value"] == pytest.approx(1000 * plain[6]["loss"], rel=1e-3)
     assert first["loss"]["usual"] == pytest.approx(plain[3]["loss"], rel=0.1)
     assert [sample["index"] for sample in first["loss"]["samples"]] == [image_of(7, place) for place in range(BATCH)]
-    assert capfd.readouterr().err.count("spike at step 7") == 2
+    assert capfd.readouterr().err.count("spike at step 7 (epoch 0): ") == 2
     monkeypatch.undo()
     before = run.folder / "bad/checkpoint-previous.pd"
     run.here("bad", f"{FLAGS} --max_train_step 7 --resume {before}")  # goes back before the spike
