@@ -140,7 +140,7 @@ def _crops(config: PretrainConfig) -> str:
     rows, columns = config.image_size
     flags = " --crop_pct 1" if rows != columns else ""  # a shape chosen for whole images
     for name in ("crop_scale", "crop_ratio"):
-        given, default = (getattr(source, name, None) for source in (config, type(config)))
+        given, default = (getattr(source, name, ()) for source in (config, type(config)))
         if given != default and max(config.image_size) > TINY_SIDE:  # finetune refuses them for tiny images
             flags += f" --{name} {' '.join(map(str, given))}"
     return flags

@@ -9,16 +9,17 @@ from plsc_mae.parallel.world import World
 
 HIGH_RATE = 0.01  # from which on a rate is raised in smaller steps
 # Highest rates per 256 images that were useful on few images, see the tables of docs/few-images.md.
-USEFUL_RATE, USEFUL_PROBE_RATE = 0.03, 1000.0
+USEFUL_RATE, USEFUL_PROBE_RATE = 0.1, 1000.0
 
 
 def higher_rate(rate: float, limit: float = USEFUL_RATE) -> float | None:
-    """Return the next rate to try if a run learns nothing, at most `limit`; None if `rate` has reached it.
+    """Return the next rate to try if a run learns nothing; None if it would be above `limit`.
 
     It is ten times a low rate and three times others. The published rates are far below what small networks on few
     images need, but a high rate soon makes the loss jump.
     """
-    return min(float(f"{rate * (10 if rate < HIGH_RATE else 3):.6g}"), limit) if rate < limit else None
+    higher = float(f"{rate * (10 if rate < HIGH_RATE else 3):.6g}")
+    return higher if higher <= limit else None
 
 
 def remedy_at_chance(config: ClassifyConfig) -> str:

@@ -9,7 +9,7 @@ from plsc_mae.train.scaling import USEFUL_PROBE_RATE, USEFUL_RATE, higher_rate, 
 
 
 @pytest.mark.parametrize(
-    ("rate", "higher"), [(1e-3, 1e-2), (9e-3, 3e-2), (1e-2, 3e-2), (0.02, 0.03), (0.03, None), (1.0, None)]
+    ("rate", "higher"), [(1e-3, 1e-2), (9e-3, 9e-2), (1e-2, 3e-2), (0.03, 0.09), (0.09, None), (1.0, None)]
 )
 def test_low_rates_are_raised_in_larger_steps_up_to_the_highest_useful_one(rate, higher):
     assert higher_rate(rate) == higher
@@ -20,9 +20,9 @@ def test_low_rates_are_raised_in_larger_steps_up_to_the_highest_useful_one(rate,
     [
         (FINETUNE["mae"](lr=None, blr=1e-3), "a higher --blr, for example 0.01 instead of 0.001, or more epochs"),
         (FINETUNE["mae"](lr=None, blr=USEFUL_RATE), "longer pre-training, more epochs or a larger input, since --blr "),
-        (FINETUNE["mae"](lr=5e-4, batch_size=16), "a higher --lr, for example 0.001875 instead of 0.0005"),
-        (FINETUNE["mae"](lr=2e-3, batch_size=16), "longer pre-training"),  # 0.032 per 256 images
-        (FINETUNE["mae_priv"](lr=2e-3, batch_size=16), "a higher --lr, for example 0.02 "),  # is per 256 images
+        (FINETUNE["mae"](lr=5e-4, batch_size=16), "a higher --lr, for example 0.005 instead of 0.0005"),
+        (FINETUNE["mae"](lr=5e-3, batch_size=16), "longer pre-training"),  # 0.08 per 256 images
+        (FINETUNE["mae_priv"](lr=5e-3, batch_size=16), "a higher --lr, for example 0.05 "),  # is per 256 images
         (LINPROBE["mae"](lr=None, blr=100.0), "a higher --blr, for example 300 instead of 100"),
         (LINPROBE["mae"](lr=None, blr=USEFUL_PROBE_RATE), "longer pre-training"),
         (LINPROBE["mae"](lr_sweep=(0.1, 1.0)), "higher rates with --lr_sweep, or more epochs"),
