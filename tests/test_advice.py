@@ -39,7 +39,11 @@ EXEMPT = {
         "methods.contract:layer_scale_flag",
         "methods.mae_priv:_classifier_flags",
     ),
-    "parts of the command lines that a run prints at its end": ("commands.next_steps:_classifier_flags",),
+    "parts of the command lines that a run prints at its end": (
+        "commands.next_steps:_classifier_flags",
+        "commands.next_steps:_crops",
+    ),
+    "parts of the command lines for images that are not square": ("commands.doctor_sizes:_whole_images",),
     "a flag of Paddle's launcher or of launch": (
         "commands.launch:launcher_words",
         "gpu_check.supervisor:collectives_command",

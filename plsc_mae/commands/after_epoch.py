@@ -19,7 +19,7 @@ from plsc_mae.report.run_folder import is_number, read_lines
 from plsc_mae.train.checkpoint.state import Progress
 from plsc_mae.train.class_results import ClassResultsWriter, EpochCounts
 from plsc_mae.train.observers.base import Evaluation
-from plsc_mae.train.scaling import higher_rate
+from plsc_mae.train.scaling import remedy_at_chance
 
 HINT_SHARE = 1 / 3  # of the epochs, after which a run that learns nothing gets a hint
 LEARNING_EPOCHS = 3  # at the peak of the learning rate that a run must have had before the hint
@@ -63,15 +63,13 @@ class AfterEpoch:
                 self._hint(at, chance_accuracy(counts.images, balanced=balanced))
 
     def _hint(self, at: Progress, limit: float) -> None:
-        name, rate = self.config.given_rate
         logger.warning(
             "after %d of %d epochs the network is still at chance: %s %.4g, the best so far, is no more than "
             "luck (up to %.4g), and train_loss and test_loss have hardly fallen, or no further than the frequencies of "
-            "the classes explain; stop the run with Ctrl-C and start another with a higher %s, for example %g instead "
-            "of %g: %s",
+            "the classes explain; stop the run with Ctrl-C and start another with %s: %s",
             *(at.epoch, self.config.epochs),
             *("test_balanced_acc" if self.config.balance_classes else "test_acc1", at.best, limit),
-            *(name, higher_rate(rate), rate, RATE_PAGES),
+            *(remedy_at_chance(self.config), RATE_PAGES),
         )
 
 

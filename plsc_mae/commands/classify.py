@@ -34,7 +34,7 @@ from plsc_mae.config import ClassifyConfig, FinetuneConfig, LinprobeConfig
 from plsc_mae.data.classes import ClassOrder
 from plsc_mae.data.imagefolder import GivenImages, ImageList
 from plsc_mae.data.loader import KeyedDataset
-from plsc_mae.errors import ConfigError, flag
+from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.class_names import Head, read_head
 from plsc_mae.loading.classifier_weights import (
@@ -75,7 +75,7 @@ from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.plausibility import warn_of_shape
 from plsc_mae.train.precision import choose_precision
-from plsc_mae.train.scaling import higher_rate
+from plsc_mae.train.scaling import remedy_at_chance
 from plsc_mae.train.setup import build_trainer, share_network, training_world
 from plsc_mae.train.signals import preparing_run
 from plsc_mae.weights import Checkpoint, LoadReport
@@ -241,16 +241,12 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
     """
     if not math.isfinite(best) or not best <= (limit := kind.chance(labels)) < kind.perfect:
         return False
-    sweep = isinstance(config, LinprobeConfig) and config.lr_sweep
-    name, rate = config.given_rate
-    raised = f"raise {name}, for example to {higher_rate(rate):g}"
-    higher = f"try higher rates with {flag('lr_sweep')}" if sweep else raised
     unbalanced = "" if kind.dense or config.balance_classes else describe_imbalance(np.bincount(labels))
     logger.warning(
         "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for the "
-        "validation images reach up to %.4g; %s, train for more epochs, or check that the labels belong to the "
+        "validation images reach up to %.4g; try %s, or check with `plsc-mae doctor` that the labels belong to the "
         "images: %s%s",
-        *(kind.best_metric, best, limit, higher, RATE_PAGES, f"; {unbalanced}" if unbalanced else ""),
+        *(kind.best_metric, best, limit, remedy_at_chance(config), RATE_PAGES, f"; {unbalanced}" if unbalanced else ""),
     )
     return True
 

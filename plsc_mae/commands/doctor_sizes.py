@@ -56,38 +56,38 @@ def describe_sizes(
     if shape.is_far_from_square:
         yield from _options_far_from_square(shape.ratio, shorter)
     elif max(shape.ratio, 1 / shape.ratio) >= _NOT_SQUARE and len(set(input_size)) == 1:
-        yield _option_not_square(shape.ratio, side)
+        yield from _options_not_square(shape.ratio, side)
 
 
 def _relation(ratio: float) -> str:
     return f"{ratio:.1f} times as wide as high" if ratio > 1 else f"{1 / ratio:.1f} times as high as wide"
 
 
-def _option_not_square(ratio: float, input_size: int) -> str:
-    """Return a line with the visible part of images of this width / height, and the options for whole images."""
+def _options_not_square(ratio: float, input_size: int) -> Iterator[str]:
+    """Yield lines with the visible part of images of this width / height, and the options for whole images."""
     width, height = seen_shares(ratio, evaluation_transform((input_size, input_size)))
     cell = PATCH if input_size >= 4 * PATCH else 4
-    rows, columns = fitting_input_size(ratio, (input_size // cell) ** 2, cell)
-    command = f"`plsc-mae finetune --input_size {rows} {columns} --crop_pct 1`"
+    seen = f"{100 * width:.3g} % of the width and {100 * height:.3g} % of the height"
+    yield f"  not square ({_relation(ratio)}): evaluation sees {seen}"
     lowest, highest = PretrainConfig.crop_ratio
-    if not lowest <= ratio <= highest:
-        low, high = fitting_crop_ratio(ratio)
-        command = f"`plsc-mae finetune --input_size {rows} {columns} --crop_ratio {low:g} {high:g} --crop_pct 1`"
-    return (
-        f"  not square ({_relation(ratio)}): evaluation sees {100 * width:.3g} % of the width and {100 * height:.3g} % "
-        f"of the height; for whole images: {command}"
-    )
+    yield from _whole_images(ratio, (input_size // cell) ** 2, cell, set_ratio=not lowest <= ratio <= highest)
+
+
+def _whole_images(ratio: float, cells: int, cell: int, *, set_ratio: bool) -> Iterator[str]:
+    """Yield lines with the options of training that keep images of this width / height whole.
+
+    `cells` and `cell` are those of `fitting_input_size`; `set_ratio` adds a range of crops around the images.
+    """
+    height, width = fitting_input_size(ratio, cells, cell)
+    low, high = fitting_crop_ratio(ratio)
+    flags = f"--input_size {height} {width}" + (f" --crop_ratio {low:g} {high:g}" if set_ratio else "")
+    yield f"    for whole images: `plsc-mae pretrain {flags}`, and"
+    yield f"    `plsc-mae finetune {flags} --crop_pct 1`, or linprobe with the same options"
 
 
 def _options_far_from_square(ratio: float, shorter: int) -> Iterator[str]:
     """Yield lines with the options for images of this width / height, and of this shorter side in pixels."""
-    height, width = fitting_input_size(ratio, (INPUT // PATCH) ** 2, PATCH)
-    low, high = fitting_crop_ratio(ratio)
     shape = _relation(ratio)
     yield f"  far from square ({shape}): training crops pieces of 3:4 to 4:3, and evaluation sees the center only"
-    yield f"    for whole images: `plsc-mae pretrain --input_size {height} {width} --crop_ratio {low:g} {high:g}`, and"
-    yield (
-        f"    `plsc-mae finetune --input_size {height} {width} --crop_ratio {low:g} {high:g} --crop_pct 1`, or "
-        "linprobe with the same options"
-    )
+    yield from _whole_images(ratio, (INPUT // PATCH) ** 2, PATCH, set_ratio=True)
     yield f"    for squares of every part: `plsc-mae pretrain --tile {shorter}`"

@@ -63,7 +63,7 @@ def _classifier_flags(config: PretrainConfig, labeled: int, width: int) -> str:
         labeled: number of its images; 0 if they have fewer than two classes and cannot train the classifier.
         width: width of the encoder.
     """
-    flags, default = _tile(config) + _crop_ratio(config), FINETUNE[config.method]
+    flags, default = _tile(config) + _crops(config), FINETUNE[config.method]
     is_small = 0 < labeled <= FEW_IMAGES
     batch_size = min(config.batch_size, FEW_BATCH if is_small else default.batch_size)
     if batch_size < default.batch_size:  # there may be fewer images than in a default batch
@@ -135,11 +135,15 @@ def _tile(config: TrainingConfig) -> str:
     return f" --tile {config.tile}" if config.tile else ""
 
 
-def _crop_ratio(config: PretrainConfig) -> str:
-    """Return the flag --crop_ratio of the run with a leading space; "" for the default or if finetune refuses it."""
-    if config.crop_ratio == type(config).crop_ratio or max(config.image_size) <= TINY_SIDE:
-        return ""
-    return f" --crop_ratio {' '.join(map(str, config.crop_ratio))}"
+def _crops(config: PretrainConfig) -> str:
+    """Return the flags of fine-tuning for the crops that the pre-training was given, with leading spaces."""
+    rows, columns = config.image_size
+    flags = " --crop_pct 1" if rows != columns else ""  # a shape chosen for whole images
+    for name in ("crop_scale", "crop_ratio"):
+        given, default = (getattr(source, name, ()) for source in (config, type(config)))
+        if given != default and max(config.image_size) > TINY_SIDE:  # finetune refuses them for tiny images
+            flags += f" --{name} {' '.join(map(str, given))}"
+    return flags
 
 
 def _print(steps: Mapping[str, str], last: str = "") -> None:

@@ -20,7 +20,7 @@ from plsc_mae.weights.dialects import NATIVE, find_dialect
 if TYPE_CHECKING:
     from paddle import nn
 
-    from plsc_mae.config import ClassifyConfig, PretrainConfig
+    from plsc_mae.config import ClassifyConfig, PretrainConfig, TrainingConfig
     from plsc_mae.data.transforms import DrawBox, Transform
     from plsc_mae.methods.base import Task
     from plsc_mae.models.vit import VisionTransformer
@@ -288,3 +288,14 @@ def sizes_of_model(name: str) -> dict[str, Any]:
     """Return {option: value} of `ENCODER_SIZES` for a registered network."""
     arguments = {"mlp_ratio": DEFAULT_RATIO, **VARIANTS[name].arguments}
     return {size: arguments[size] for size in ENCODER_SIZES}
+
+
+def describe_network(config: TrainingConfig) -> str:
+    """Return the name of a run's network with the sizes that differ from its own, if any.
+
+    For example: `vit_base_patch16 changed to patch_size 8, embed_dim 64, depth 4, num_heads 4`.
+    """
+    given = {name: getattr(config, name) for name in ENCODER_SIZES}
+    own = sizes_of_model(config.model)
+    changed = ", ".join(f"{name} {size:g}" for name, size in given.items() if size not in (None, own[name]))
+    return f"{config.model} changed to {changed}" if changed else config.model

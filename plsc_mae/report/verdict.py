@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from plsc_mae.analysis.class_counts import chance_accuracy, describe_majority
 from plsc_mae.analysis.trivial import CONTEXT_FREE, DESCRIPTIONS
+from plsc_mae.config import ClassifyConfig
+from plsc_mae.config.resolve import load_config
+from plsc_mae.errors import UserError
 from plsc_mae.names import escape_name
 from plsc_mae.report.run_folder import RunFolder
+from plsc_mae.train.checkpoint.folder import CONFIG
+from plsc_mae.train.scaling import remedy_at_chance
 from plsc_mae.wording import guides
 
 _BALANCED, _ACCURACY = "test_balanced_acc", "test_acc1"
@@ -20,10 +27,6 @@ ADVICE = "Levels of the loss, plateaus and remedies:"  # for "barely", "in part"
 CLEAR = 0.05  # a loss that is below the best trivial one by less than this part of it is "barely" below
 _EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
-_AT_CHANCE = (
-    "Raise the learning rate, train for more epochs, or check the classes with plsc-mae doctor: "
-    f"{guides('few-images', 'read-the-curves')}."
-)
 
 
 class Verdict(NamedTuple):
@@ -108,7 +111,18 @@ def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
         return "unknown", f"{result} The accuracy says little: {share}."
     if max(accuracies) > limit:
         return "yes", f"Yes: {result} For comparison: {share}."
-    return "not yet", f"Not yet: {result} This is within chance: {share}, and luck reaches {limit:.4g} %. {_AT_CHANCE}"
+    chance = f"This is within chance: {share}, and luck reaches {limit:.4g} %."
+    return "not yet", f"Not yet: {result} {chance} {_remedy(run.path)}"
+
+
+def _remedy(folder: Path) -> str:
+    """Return a sentence with the changes to try after a run at chance, by the options in its folder."""
+    remedy = "a higher learning rate or more epochs"
+    with contextlib.suppress(UserError):
+        config = load_config(str(folder / CONFIG))
+        remedy = remedy_at_chance(config) if isinstance(config, ClassifyConfig) else remedy
+    pages = guides("few-images", "read-the-curves")
+    return f"Try {remedy}, or check the classes with plsc-mae doctor: {pages}."
 
 
 def _without_levels(run: RunFolder, name: str, value: float) -> str:

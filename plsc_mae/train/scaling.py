@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from plsc_mae.config import TrainingConfig
+from plsc_mae.config import ClassifyConfig, LinprobeConfig, TrainingConfig
+from plsc_mae.errors import flag
 from plsc_mae.optim import scaled_lr
 from plsc_mae.parallel.world import World
 
 HIGH_RATE = 0.01  # from which on a rate is raised in smaller steps
+# Highest rates per 256 images that were useful on few images, see the tables of docs/few-images.md.
+USEFUL_RATE, USEFUL_PROBE_RATE = 0.1, 1000.0
 
 
-def higher_rate(rate: float) -> float:
-    """Return the next rate to try if a run learns nothing: ten times a low one, three times others.
+def higher_rate(rate: float, limit: float = USEFUL_RATE) -> float | None:
+    """Return the next rate to try if a run learns nothing; None if it would be above `limit`.
 
-    The published rates are far below what small networks on few images need, but a high rate soon makes the loss jump.
+    It is ten times a low rate and three times others. The published rates are far below what small networks on few
+    images need, but a high rate soon makes the loss jump.
     """
-    return float(f"{rate * (10 if rate < HIGH_RATE else 3):.6g}")
+    higher = float(f"{rate * (10 if rate < HIGH_RATE else 3):.6g}")
+    return higher if higher <= limit else None
+
+
+def remedy_at_chance(config: ClassifyConfig) -> str:
+    """Return what a training that learns nothing should change, as in "try a higher --blr": rate, epochs or input."""
+    if isinstance(config, LinprobeConfig) and config.lr_sweep:
+        return f"higher rates with {flag('lr_sweep')}, or more epochs"
+    name, rate = config.given_rate
+    images = 256 if scales_with_batch(config) else config.batch_size * config.accum_iter
+    higher = higher_rate(rate, (USEFUL_RATE if config.probe == "none" else USEFUL_PROBE_RATE) * images / 256)
+    if higher is None:
+        return f"longer pre-training, more epochs or a larger input, since {name} {rate:g} is high already"
+    return f"a higher {name}, for example {higher:g} instead of {rate:g}, or more epochs"
 
 
 def images_per_update(config: TrainingConfig, world: World) -> int:

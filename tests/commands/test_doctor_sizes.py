@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.compat, pytest.mark.once]
             [(640, 480), (400, 300)],
             [
                 "not square (1.3 times as wide as high): evaluation sees 65.6 % of the width and 87.5 % of the height",
+                "`plsc-mae pretrain --input_size 192 256`",
                 "`plsc-mae finetune --input_size 192 256 --crop_pct 1`",
             ],
         ),
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.compat, pytest.mark.once]
             [(400, 600)],
             [
                 "not square (1.5 times as high as wide): evaluation sees 87.5 % of the width and 58.3 % of the height",
+                "`plsc-mae pretrain --input_size 256 176 --crop_ratio 0.53 0.83`",
                 "`plsc-mae finetune --input_size 256 176 --crop_ratio 0.53 0.83 --crop_pct 1`",
             ],
         ),
@@ -73,15 +75,14 @@ def test_another_input():
 @pytest.mark.parametrize(("side", "height", "seen"), [(224, 192, 87.5), (32, 28, 100), (384, 336, 100)])
 def test_the_visible_part_is_that_of_the_input(side, height, seen):
     _, *lines = describe_sizes([(640, 480)], fit_jpeg=True, input_size=(side, side))
-    line = lines[-1]
-    assert f"sees {seen * 3 / 4:.3g} % of the width and {seen:g} % of the height" in line
-    assert f"--input_size {height} " in line
+    assert f"sees {seen * 3 / 4:.3g} % of the width and {seen:g} % of the height" in lines[-3]
+    assert all(f"--input_size {height} " in line for line in lines[-2:])
 
 
 def test_the_range_and_the_median():
-    line, _ = describe_sizes([(224, 200), (300, 200), (500, 200)], fit_jpeg=True)
+    line, *_ = describe_sizes([(224, 200), (300, 200), (500, 200)], fit_jpeg=True)
     assert line == "  pixels: 224 to 500 wide, 200 high; median 300 x 200 (width x height)"
-    line, _ = describe_sizes([(300, 200)] * 3, fit_jpeg=True)
+    line, *_ = describe_sizes([(300, 200)] * 3, fit_jpeg=True)
     assert line == "  pixels: 300 wide, 200 high"
 
 

@@ -68,6 +68,7 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
     tuning = parse(commands["classifier"][1:], COMMANDS["finetune"].configs, prog="finetune")
     assert (tuning.epochs, tuning.blr) == (300, 0.01)  # few images, and a narrow encoder
     assert (tuning.embed_dim, tuning.input_size) == (None, (224,))  # those of the checkpoint
+    assert tuning.crop_pct is None
     assert main([*commands["pictures"], "--max_images", "1"]) == 0
     assert Path("my run/reconstruction").is_dir()
     assert main(commands["others"]) == 0
@@ -119,6 +120,14 @@ def test_commands_work_for_few_gray_images_without_validation(
     commands = next_commands(capsys.readouterr().out.splitlines())
     assert list(commands) == ["learning", "predict", "deploy", "others"]
     assert main(commands["predict"]) == 1
+
+
+def test_rectangular_inputs_keep_whole_images(options, images, tmp_path, capsys):
+    shape = "--input_size 48 64 --crop_scale 0.5 1"
+    lines = run(f"pretrain {options} {shape} --data_path {images} --output_dir {tmp_path / 'run'}", capsys)
+    tuning = parse(next_commands(lines)["classifier"][1:], COMMANDS["finetune"].configs, prog="finetune")
+    assert (tuning.crop_pct, tuning.crop_scale) == (1, (0.5, 1))
+    assert "changed to patch_size " in " ".join(lines)
 
 
 def test_lines_of_weights_inspect_are_quoted(options, images, tmp_path, capsys, monkeypatch):

@@ -127,6 +127,20 @@ def test_missed_classes_of_an_unbalanced_set_have_advice():
     assert "--balance_classes" not in classes(classified([0] * 12 + [1] * 10, [0] * 22, ["cat", "dog"], 54.0))
 
 
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ("phase: finetune\nblr: 0.001", "Try a higher --blr, for example 0.01 instead of 0.001"),
+        ("phase: finetune\nblr: 0.1", "Try longer pre-training, more epochs or a larger input"),
+        ("phase: finetune\nblr: high", "Try a higher learning rate or more epochs, or check the classes with plsc-mae"),
+    ],
+)
+def test_the_remedy_at_chance_follows_the_options_of_the_run(tmp_path, options, remedy):
+    (tmp_path / "config.yaml").write_text(options)
+    run = classified([0] * 16 + [1] * 16, [1] * 32, ["cat", "dog"], 40.0, 45.0)
+    assert remedy in judge(dataclasses.replace(run, path=tmp_path)).text
+
+
 def test_the_most_frequent_class_is_named_without_control_characters():
     text = judge(classified([0] + [1] * 9, [1] * 10, ["cat", "dog{}\x1b"], 90.0)).text
     assert r"'dog{}\x1b', the most frequent class, is right for 90.0 %" in text

@@ -167,7 +167,7 @@ def test_a_classifier_at_chance_is_warned_of(heard, kind, count):
     limit = kind.chance(labels)
     assert np.mean([outputs_of_chance(kind, labels, rng) <= limit for _ in range(40)]) >= 0.9
     assert classify.warn_of_chance(config, kind, limit * 0.99, labels)
-    for word in (f"test_{kind.best_metric}", "validation images", "--lr, for example to 0.01"):
+    for word in (f"test_{kind.best_metric}", "validation images", "a higher --lr, for example 0.01", "doctor"):
         assert word in heard.text
     heard.clear()
     for best in (kind.perfect * 0.9, float("-inf")):
