@@ -78,6 +78,7 @@ from plsc_mae.train.precision import choose_precision
 from plsc_mae.train.scaling import remedy_at_chance
 from plsc_mae.train.setup import build_trainer, share_network, training_world
 from plsc_mae.train.signals import preparing_run
+from plsc_mae.train.trainer import Trainer
 from plsc_mae.weights import Checkpoint, LoadReport
 from plsc_mae.wording import counted
 
@@ -162,25 +163,31 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     if world.is_main:
         _warn_of_small_data(config, len(loader))
         _warn_of_crops(config, images)
-    best = f"test_{images.kind.best_metric}"
-    kept = best if evaluations and not isinstance(task, SweepTask) else ""
+    kept = f"test_{images.kind.best_metric}" if evaluations and not isinstance(task, SweepTask) else ""
     memory = planned_memory(task, config, world)
     trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=kept, planned_memory=memory)
     if evaluations and images.train is not None:
         trainer.after_epoch = AfterEpoch(config, evaluations[0], images.class_order, images.train.labels)
     trainer.fit(start)
+    if world.is_main:
+        _conclude(trainer, task, images, config)
+    return trainer.metrics
+
+
+def _conclude(trainer: Trainer, task: ClassifyTask | PipelinedTask, images: Images, config: ClassifyConfig) -> None:
+    """Print the warnings and the next steps of a finished run, or the table of a sweep."""
     at_chance = False
-    if world.is_main and images.val is not None:
+    if images.val is not None:
         _warn_of_missed_classes(Path(config.output_dir))
-        found = [trainer.progress.best, *(trainer.metrics.get(f"{best}_{name}", -math.inf) for name in _rates(task))]
-        at_chance = warn_of_chance(config, images.kind, max(found), images.val.labels)
-    if isinstance(task, SweepTask) and world.is_main:
+        names = [f"test_{images.kind.best_metric}_{name}" for name in _rates(task)]
+        best = max([trainer.progress.best, *(trainer.metrics.get(name, -math.inf) for name in names)])
+        at_chance = warn_of_chance(config, images.kind, best, images.val.labels)
+    if isinstance(task, SweepTask):
         _print_sweep(task, trainer.metrics)
-    elif world.is_main and trainer.saver.saved_path is not None:
+    elif trainer.saver.saved_path is not None:
         file = trainer.saver.path(BEST)
         used = file if file.exists() else trainer.saver.saved_path
         after_chance(config) if at_chance else after_classification(config, used, trainer.state.run)
-    return trainer.metrics
 
 
 def _rates(task: ClassifyTask | PipelinedTask) -> Sequence[str]:
