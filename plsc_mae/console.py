@@ -286,6 +286,11 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pytho
         with contextlib.nullcontext() if self._is_forked else _bars_hidden(self.stream):
             super().emit(record)
 
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Report an error of `emit`, except that the reader of the stream is gone; the command goes on without it."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+
 
 @contextlib.contextmanager
 def _bars_hidden(stream: TextIO) -> Iterator[None]:

@@ -185,3 +185,16 @@ def test_an_interrupt_while_a_command_loads_ends_the_process(capfd):
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_lines_for_a_reader_that_is_gone_are_dropped(styled, capsys, monkeypatch):
+    """As `plsc-mae explain ... | head -2` closes the pipe: a traceback of logging stood there for every line."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", buffering=1, encoding="utf-8") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        console.log_to_console(main=True)
+        logging.getLogger("plsc_mae").info("a line")
+        with contextlib.suppress(BrokenPipeError):  # the line is still in the buffer
+            closed.close()
+    assert capsys.readouterr().err == ""
