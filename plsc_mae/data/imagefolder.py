@@ -112,11 +112,19 @@ def require_classes(images: ImageList, use: str) -> None:
     """Raise DataError if the images are unlabeled; `use` names the purpose of the labels in the message."""
     if not images.classes:
         note = f": {images.label_note}" if images.label_note else ""
-        packed = "KEY.cls beside KEY.jpg, a column of class names or numbers, " if images.archives else ""
         raise DataError(
-            f"the images of {images.source} have no classes, which are needed for {use}{note}; expected a folder per "
-            f"class, {packed}or a list file with labels"
+            f"the images of {images.source} have no classes, which are needed for {use}{note}; {class_forms(images)}"
         )
+
+
+def class_forms(images: ImageList) -> str:
+    """Return the clause "expected ..." about the forms in which unlabeled images can have classes."""
+    packed = "KEY.cls beside KEY.jpg, a column of class names or numbers, " if images.archives else ""
+    forms = f"expected a folder per class, {packed}or a list file with labels"
+    if images.archives or images.list_file:
+        return forms
+    command = f"plsc-mae split LABELS.csv DST --image_path {shlex.quote(images.root)}"
+    return f"{forms}; `{command}` makes lists from a CSV file of paths and classes"
 
 
 class GivenImages(NamedTuple):
@@ -162,11 +170,20 @@ def find_validation(
 def _list_validation(data_path: str, eval_data_path: str) -> ImageList:
     if not eval_data_path and not (has_split(data_path, "train") and has_split(data_path, "val")):
         missing = _missing_split(Path(data_path))
-        raise DataError(
-            f"{data_path} has {missing}; set --eval_data_path to the validation images, or divide the images by "
-            f"`plsc-mae split {shlex.quote(str(data_path))} DST` and give DST"
-        )
+        raise DataError(f"{data_path} has {missing}; {validation_remedy(data_path)}")
     return find_images(eval_data_path or data_path, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
+
+
+def validation_remedy(data_path: str) -> str:
+    """Return the clause about the ways to give validation images for the training images of `data_path`."""
+    source = Path(data_path)
+    beside = source.with_name("val.txt")
+    if source.is_file() and beside.is_file() and not beside.samefile(source):
+        return f"give --eval_data_path {shlex.quote(str(beside))}"
+    return (
+        "set --eval_data_path to the validation images, or divide the images by "
+        f"`plsc-mae split {shlex.quote(data_path)} DST` and give DST"
+    )
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
@@ -265,6 +282,8 @@ class ImageDataset(FileDataset):
 
 def _missing_split(source: Path) -> str:
     """Return the end of a sentence about a folder without train/ or val/, naming a folder like val/ if there is one."""
+    if source.is_file():
+        return "no validation images"
     if not (source / "train").is_dir():
         return "val/ but no train/" if (source / "val").is_dir() else "no folders train/ and val/"
     others = [f"{name}/" for name in ("validation", "valid", "test", "eval") if (source / name).is_dir()]
