@@ -174,12 +174,17 @@ def _list_validation(data_path: str, eval_data_path: str) -> ImageList:
     return find_images(eval_data_path or data_path, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
 
 
-def validation_remedy(data_path: str) -> str:
-    """Return the clause about the ways to give validation images for the training images of `data_path`."""
+def validation_list_beside(data_path: str) -> str:
+    """Return the path of val.txt beside another list file; "" without one."""
     source = Path(data_path)
     beside = source.with_name("val.txt")
-    if source.is_file() and beside.is_file() and not beside.samefile(source):
-        return f"give --eval_data_path {shlex.quote(str(beside))}"
+    return str(beside) if source.is_file() and beside.is_file() and not beside.samefile(source) else ""
+
+
+def validation_remedy(data_path: str) -> str:
+    """Return the clause about the ways to give validation images for the training images of `data_path`."""
+    if beside := validation_list_beside(data_path):
+        return f"give --eval_data_path {shlex.quote(beside)}"
     return (
         "set --eval_data_path to the validation images, or divide the images by "
         f"`plsc-mae split {shlex.quote(data_path)} DST` and give DST"
@@ -241,17 +246,16 @@ class ImageDataset(FileDataset):
     def __getitem__(self, key: SampleKey) -> Sample:
         index = key.index
         sample = self._read(index, key)
-        if sample is None:
+        if isinstance(sample, DataError):
+            reason = sample
             offsets = stand_in_offsets(self.seed, key.epoch, len(self), _MAX_STAND_INS)
             for index in ((key.index + offset) % len(self) for offset in offsets):
                 sample = self._read(index, key)
-                if sample is not None:
+                if not isinstance(sample, DataError):
                     break
             else:
-                raise DataError(
-                    f"cannot decode any of {counted(1 + len(offsets), 'file')} of {self.images.source}, starting with "
-                    f"{self.images.path(key.index)}; check the data set"
-                )
+                number = counted(1 + len(offsets), "file")
+                raise DataError(f"cannot decode any of {number} of {self.images.source}; the first: {reason}")
         numbers = {INDEX: index, "skipped": index != key.index}
         return {
             **sample,
@@ -259,15 +263,15 @@ class ImageDataset(FileDataset):
             self._label: np.asarray(self.images.labels[index]),
         }
 
-    def _read(self, index: int, key: SampleKey) -> Sample | None:
-        """Return the sample of `key` from file `index`; None if the file cannot be decoded and may be skipped."""
+    def _read(self, index: int, key: SampleKey) -> Sample | DataError:
+        """Return the sample of `key` from file `index`, or why the file cannot be decoded if it may be skipped."""
         try:
             rng = sample_rng(self.seed, key.epoch, key.index)
             return self.transform(random_tile(self._open(index), self.pixel_format.tile, rng), rng)
         except DataError as error:
             self._require_skipping(error)
             self._warn_once(index, str(error))
-            return None
+            return error
 
     def _warn_once(self, index: int, reason: str) -> None:
         unreadable = self.images.unreadable

@@ -17,9 +17,9 @@ CLEAR = 0.05  # a loss that is below the best trivial one by less than this part
 _EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
 _ACCURACY = "test_acc1"
-_AT_CHANCE = (
-    "Raise the learning rate, train for more epochs, or check the classes with plsc-mae doctor: "
-    f"{guides('few-images', 'read-the-curves')}."
+_EXPLAINED = "test_r2"
+_REMEDIES = (
+    "Raise the learning rate, train for more epochs, or check {}: " + guides("few-images", "read-the-curves") + "."
 )
 
 
@@ -31,7 +31,8 @@ class Verdict(NamedTuple):
             below them; "in part" if it is not, but is below those of all predictors that predict the same for all
             hidden patches; "not yet" otherwise; "unknown" if the run has no finite loss or no losses of trivial
             predictors. For a classifier with results per class: "yes" if its best accuracy is above chance, else
-            "not yet".
+            "not yet". For a regression: "yes" if its best R^2 exceeds `CLEAR`, "barely" if it exceeds 0, else "not
+            yet".
         text: the answer for the reader.
         loss: name of the compared loss.
         value: its newest mean, see `RunFolder.last_loss`; None without one.
@@ -88,6 +89,8 @@ def judge(run: RunFolder) -> Verdict:
 
 def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
     """Return (answer, text) for a run without losses of trivial predictors; `result` is the text about its numbers."""
+    if explained := run.series(_EXPLAINED)[1]:
+        return _compare_with_mean(max(explained), result)
     accuracies = run.series(_ACCURACY)[1]
     if run.classes is None or not accuracies:
         return "unknown", result
@@ -97,7 +100,19 @@ def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
         return "unknown", f"{result} The accuracy says little: {share}."
     if max(accuracies) > limit:
         return "yes", f"Yes: {result} For comparison: {share}."
-    return "not yet", f"Not yet: {result} This is within chance: {share}, and luck reaches {limit:.4g} %. {_AT_CHANCE}"
+    remedies = _REMEDIES.format("the classes with plsc-mae doctor")
+    return "not yet", f"Not yet: {result} This is within chance: {share}, and luck reaches {limit:.4g} %. {remedies}"
+
+
+def _compare_with_mean(best: float, result: str) -> tuple[Answer, str]:
+    """Return (answer, text) for a regression of this best R^2: the error of the labels' mean has an R^2 of 0."""
+    if best > CLEAR:
+        return "yes", f"Yes: {result} Always predicting the mean of the labels has a test_r2 of 0."
+    answer: Answer = "barely" if best > 0 else "not yet"
+    return answer, (
+        f"{answer.capitalize()}: {result} That is {'hardly' if best > 0 else 'no'} better than always predicting the "
+        f"mean of the labels, whose test_r2 is 0. {_REMEDIES.format('that the labels belong to the images')}"
+    )
 
 
 def _without_levels(run: RunFolder, name: str, value: float) -> str:
