@@ -76,14 +76,7 @@ def examine_files(
     sampled = _spaced(intact)
     failures |= {index: reason for index in sampled if (reason := _failure(images.path(index), pixel_format))}
     if failures:
-        reasons = list(dict.fromkeys(failures.values()))  # a list may repeat a file
-        named = "; ".join(reasons[:_NAMED_FILES])
-        more = f"; and {len(reasons) - _NAMED_FILES} more" if len(reasons) > _NAMED_FILES else ""
-        remedy = "repair such files or remove their lines" if images.list_file else "repair or remove such files"
-        yield error(
-            f"{len(failures)} of {len(images)} images of {images.source} cannot be used: {named}{more}; {remedy}, or "
-            "train with `plsc-mae pretrain --bad_image skip`"
-        )
+        yield error(_unusable(images, list(failures.values())))
     elif not misfit:
         total = len(images)
         yield f"  intact headers: {_sample(total, total)}; decoded: {_sample(len(sampled), total)}"
@@ -104,6 +97,18 @@ def examine_files(
                 f"{images.path(indices[0])}"
             )
     return extremes
+
+
+def _unusable(images: ImageList, failures: Sequence[str]) -> str:
+    """Return a sentence about the images of a list that cannot be used, for the reasons `failures`."""
+    reasons = list(dict.fromkeys(failures))  # a list may repeat a file
+    named = "; ".join(reasons[:_NAMED_FILES])
+    more = f"; and {len(reasons) - _NAMED_FILES} more" if len(reasons) > _NAMED_FILES else ""
+    remedy = "repair such files or remove their lines" if images.list_file else "repair or remove such files"
+    return (
+        f"{len(failures)} of {len(images)} images of {images.source} cannot be used: {named}{more}; {remedy}, or "
+        "train with `plsc-mae pretrain --bad_image skip`"
+    )
 
 
 def with_sampled_range(images: ImageList, pixel_format: PixelFormat) -> PixelFormat:

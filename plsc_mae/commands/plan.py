@@ -12,7 +12,7 @@ from plsc_mae import runtime
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.plan import PlannedRun
 from plsc_mae.data.imagefolder import find_images
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, flag
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier_weights import read_start
 from plsc_mae.loading.encoder_sizes import settle_sizes
@@ -92,7 +92,7 @@ def _with_stored_options(config: PlannedRun) -> PlannedRun:
     """
     start = config.finetune if isinstance(config, ClassifyConfig) else ""
     if start and not Path(start).exists():
-        logger.warning("--finetune %s does not exist here, so the plan has the sizes of --model", start)
+        logger.warning("%s %s does not exist here, so the plan has the sizes of --model", flag("finetune"), start)
         start = ""
     elif isinstance(config, ClassifyConfig) and (stored := read_start(config)) is not None:
         config = settle_sizes(config, stored)
