@@ -26,6 +26,7 @@ _LITERAL_ESCAPE = re.compile(r"\\(?=x[0-9a-f]{2})")
 _ESCAPE = re.compile(rb"\\x([0-9a-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _NOT_IN_JSON = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # controls, line separators, lone surrogates
+_PARENTS = re.compile(r"^(\.\./+)+")
 _CONTROL_IN_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # text may have several lines and tabs
 
 
@@ -44,6 +45,11 @@ def escape_name(name: str) -> str:
 def restore_name(text: str) -> str:
     r"""Return the name from which `escape_name` made `text`; the file system accepts it."""
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), _to_bytes(text)))
+
+
+def without_parents(path: str) -> str:
+    """Return a path for people without leading ../, which lists beside or below the folder of their images have."""
+    return _PARENTS.sub("", path)
 
 
 def as_json(content: Any, indent: int | None = None) -> str:

@@ -91,7 +91,11 @@ MISTAKES = {
     ),
     "no image at all": (
         f"{RUN} --data_path PLACE/fake --batch_size 1 --bad_image skip",
-        "cannot decode any of 1 file",
+        "1 of 1 files of PLACE/fake cannot be used: cannot read image PLACE/fake/picture.jpg",
+    ),
+    "no image at all, unchecked": (
+        f"{RUN} --data_path PLACE/fake --batch_size 1 --bad_image skip --no_check_data",
+        "cannot decode any of 1 file of PLACE/fake; the first: cannot read image PLACE/fake/picture.jpg: it is not an",
     ),
     "output below a file": (f"{RUN} --output_dir PLACE/notes.txt/run", "cannot write to the output folder"),
     "output is a file": (f"{RUN} --output_dir PLACE/notes.txt", "choose another --output_dir"),

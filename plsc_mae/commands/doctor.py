@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 
 from plsc_mae import runtime
 from plsc_mae.commands import doctor_gpu, doctor_machine
-from plsc_mae.commands.doctor_data import examine_data
+from plsc_mae.commands.doctor_data import DataOptions, examine_data
 from plsc_mae.commands.doctor_findings import Finding, error
 from plsc_mae.commands.doctor_sizes import SQUARE
 from plsc_mae.config.runs import DoctorConfig
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
+from plsc_mae.errors import ConfigError
 from plsc_mae.names import escape_controls
 from plsc_mae.wording import counted
 
@@ -28,18 +29,18 @@ def run(config: DoctorConfig) -> int:
         of the launch has an error.
 
     Raises:
-        ConfigError: the processes of a launch cannot use their device, or the report of --gpu cannot be written or its
-            file exists and is not a report.
+        ConfigError: --pixel_range is malformed, the processes of a launch cannot use their device, or the report of
+            --gpu cannot be written or its file exists and is not a report.
     """
     findings = _report(_examine_installation())
     works = not any(finding.stops for finding in findings)
     if works:
         findings += _report(_examine_machine(config))
+    size = config.input_size or SQUARE
+    if config.patch_size and works:
+        findings += _report(_examine_patches((size[0], size[-1]), config.patch_size))
     if config.data_path:
-        bands = config.bands or ()
-        size = config.input_size or SQUARE
-        pixel_format = PixelFormat(config.in_chans or len(bands) or RGB_CHANNELS, bands)
-        findings += _report(examine_data(config.data_path, pixel_format, (size[0], size[-1])))
+        findings += _report(examine_data(_data_options(config, (size[0], size[-1]))))
     if config.distributed and works:
         findings += _report(_examine_launch(findings))
     if config.gpu and works:
@@ -51,6 +52,16 @@ def run(config: DoctorConfig) -> int:
     if any(finding.stops for finding in findings):
         return 1
     return NO_GPU if config.gpu and not _visible_gpus() else 0
+
+
+def _data_options(config: DoctorConfig, input_size: tuple[int, int]) -> DataOptions:
+    pixel_format, auto = PixelFormat(config.wanted_channels or RGB_CHANNELS, config.bands or ()), False
+    if config.pixel_range is not None:
+        from plsc_mae.loading.pixel_settings import AUTO, parse  # these need Paddle
+
+        auto = config.pixel_range == (AUTO,)
+        pixel_format = pixel_format._replace(range=None if auto else parse(config.pixel_range))
+    return DataOptions(config.data_path, config.eval_data_path, pixel_format, auto, input_size)
 
 
 def _visible_gpus() -> int:
@@ -113,6 +124,16 @@ def _examine_machine(config: DoctorConfig) -> Iterator[str | Finding]:
     yield from doctor_machine.examine_limits(gpus)
     if config.output_dir:
         yield from doctor_machine.examine_output(config.output_dir)
+
+
+def _examine_patches(input_size: tuple[int, int], patch_size: int) -> Iterator[str | Finding]:
+    from plsc_mae.models.vit import patch_grid
+
+    try:
+        rows, columns = patch_grid(input_size, patch_size)
+        yield f"patches: {rows} rows and {columns} columns"
+    except ConfigError as failure:
+        yield error(str(failure))
 
 
 def _examine_launch(before: list[Finding]) -> Iterator[str | Finding]:

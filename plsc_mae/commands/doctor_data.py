@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from plsc_mae.analysis.class_counts import describe_imbalance
 from plsc_mae.analysis.fonts import undrawable_names
-from plsc_mae.commands.doctor_files import examine_files
+from plsc_mae.commands.doctor_files import describe_range, examine_files, with_sampled_range
 from plsc_mae.commands.doctor_findings import Finding, error, warning
 from plsc_mae.commands.doctor_sizes import SQUARE
 from plsc_mae.data.classes import Reference, class_warnings, label_warnings, match_images, sorted_as_text
+from plsc_mae.data.depth import Extremes
 from plsc_mae.data.folder_walk import is_hidden
+from plsc_mae.data.imagefolder import class_forms, validation_remedy
 from plsc_mae.data.listing import ImageList, describe_suffixes, has_split, list_images
-from plsc_mae.data.pixels import PixelFormat
+from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.errors import ConfigError, DataError
 from plsc_mae.wording import counted
 
@@ -26,23 +28,34 @@ _DEEPEST = 3
 _NAMES_SHOWN = 3
 
 
-def examine_data(
-    data_path: str, pixel_format: PixelFormat, input_size: tuple[int, int] = SQUARE
-) -> Iterator[str | Finding]:
-    """Yield lines and findings about the training and validation images of a folder, a list file or archives.
+class DataOptions(NamedTuple):
+    """Options of the run that will read a data set.
 
-    Args:
+    Attributes:
         data_path: the folder, list file or archive.
-        pixel_format: format in which runs will read the images.
+        eval_data_path: the same for the validation images; "" for those of `data_path`.
+        pixel_format: format in which the run will read the images.
+        samples_range: whether the run takes the range of `pixel_format` from sampled training images.
         input_size: see `describe_sizes`.
     """
+
+    data_path: str
+    eval_data_path: str = ""
+    pixel_format: PixelFormat = RGB
+    samples_range: bool = False
+    input_size: tuple[int, int] = SQUARE
+
+
+def examine_data(options: DataOptions) -> Iterator[str | Finding]:
+    """Yield lines and findings about the training and validation images of a folder, a list file or archives."""
     try:
-        yield from _examine_splits(data_path, pixel_format, input_size)
+        yield from _examine_splits(options)
     except ConfigError as failure:  # a package that reads the files is not installed
         yield error(str(failure))
 
 
-def _examine_splits(data_path: str, pixel_format: PixelFormat, input_size: tuple[int, int]) -> Iterator[str | Finding]:
+def _examine_splits(options: DataOptions) -> Iterator[str | Finding]:
+    data_path = options.data_path
     nested = None if Path(data_path).is_file() else _folder_of_splits(Path(data_path))
     if nested is not None:
         yield error(f"--data_path {data_path}: train/ is in a folder below it: pass --data_path {nested}")
@@ -52,18 +65,32 @@ def _examine_splits(data_path: str, pixel_format: PixelFormat, input_size: tuple
     except DataError as failure:
         yield error(str(failure))
         return
-    yield from _examine_split("train", train, pixel_format, input_size)
-    if not has_split(data_path, "val"):
-        if train.classes:
-            yield f"no validation images; `plsc-mae split {shlex.quote(data_path)} DST` divides these for `finetune`"
-        return
+    if options.samples_range:
+        options = options._replace(pixel_format=with_sampled_range(train, options.pixel_format))
+    extremes = yield from _examine_split("train", train, options)
+    if options.eval_data_path or has_split(data_path, "val"):
+        extremes = yield from _examine_validation(train, options, extremes)
+    elif train.classes:
+        yield f"no validation images for `finetune`: {validation_remedy(data_path)}"
+    else:
+        yield f"no classes, which only classifiers need: {class_forms(train)}"
+    if extremes is not None:
+        yield from describe_range(extremes, options.pixel_format)
+
+
+def _examine_validation(
+    train: ImageList, options: DataOptions, extremes: Extremes | None
+) -> Generator[str | Finding, None, Extremes | None]:
+    """Examine the validation images, compare them with the training images, and return the extremes of both."""
+    flag = "--eval_data_path" if options.eval_data_path else "--data_path"
     try:
-        val = list_images(data_path, "val")
+        val = list_images(options.eval_data_path or options.data_path, "val", flag=flag)
     except DataError as failure:
         yield warning(f"{failure}; pre-training needs no validation images")
-        return
-    yield from _examine_split("val", val, pixel_format, input_size)
+        return extremes
+    found = yield from _examine_split("val", val, options)
     yield from _compare(train, val)
+    return found.joined(extremes) if found else extremes
 
 
 def _folder_of_splits(folder: Path) -> Path | None:
@@ -79,8 +106,9 @@ def _folder_of_splits(folder: Path) -> Path | None:
 
 
 def _examine_split(
-    split: str, images: ImageList, pixel_format: PixelFormat, input_size: tuple[int, int]
-) -> Iterator[str | Finding]:
+    split: str, images: ImageList, options: DataOptions
+) -> Generator[str | Finding, None, Extremes | None]:
+    """Examine the images of a split and return the extremes of their values, see `examine_files`."""
     classes = counted(len(images.classes), "class") if images.classes else "no classes"
     yield f"{split}: {counted(len(images), 'image')} in {classes}, {images.source}"
     yield from _examine_left_out(images)
@@ -97,7 +125,7 @@ def _examine_split(
             f"{images.root} has no class folders, so it cannot be used for evaluation: move every image to the folder "
             "of its class, named as in train/ (for ImageNet with the script valprep.sh)"
         )
-    yield from examine_files(images, pixel_format, input_size)
+    return (yield from examine_files(images, options.pixel_format, options.input_size))
 
 
 def _examine_left_out(images: ImageList) -> Iterator[str | Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from plsc_mae.data.band_misfit import describe_misfit, reason_among
 from plsc_mae.data.check import Note, check_files, examine_file
 from plsc_mae.data.decode import deep_values, open_image, open_values, read_content
 from plsc_mae.data.imagefolder import ImageList
-from plsc_mae.data.pixels import PixelFormat
+from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
 from plsc_mae.errors import DataError
 from plsc_mae.runtime import count_workers
 from plsc_mae.wording import counted
@@ -40,10 +40,13 @@ class _Losses(NamedTuple):
 
 def examine_files(
     images: ImageList, pixel_format: PixelFormat, input_size: tuple[int, int] = SQUARE
-) -> Iterator[str | Finding]:
+) -> Generator[str | Finding, None, depth.Extremes | None]:
     """Check the headers of all files and decode some; yield lines about them, and findings about bad files.
 
     If images are read as RGB, there are also findings about losses of depth, bands and pages.
+
+    Returns:
+        The extremes of sampled values of more than 8 bits; None without such values.
 
     Args:
         images: the files.
@@ -54,12 +57,12 @@ def examine_files(
     notes = check_files(images, num_workers=count_workers(None), pixel_format=pixel_format)
     deep = np.flatnonzero(notes & Note.DEEP).tolist() if pixel_format.is_rgb else range(len(images))
     paths = [images.path(index) for index in deep]
-    pixel_range = depth.sampled_range(paths, lambda path: deep_values(path, pixel_format))
-    ranged = pixel_format._replace(range=pixel_range)
+    extremes = depth.sampled_extremes(paths, lambda path: deep_values(path, pixel_format))
+    ranged = pixel_format._replace(range=pixel_format.range or (extremes and extremes.usual_range))
     if not pixel_format.is_rgb:
         pixel_format = ranged
     bad = np.flatnonzero(notes & Note.BAD).tolist()
-    only_deep = [index for index in bad if pixel_range and not examine_file(images.path(index), ranged).reason]
+    only_deep = [index for index in bad if extremes and not examine_file(images.path(index), ranged).reason]
     damaged = [index for index in bad if index not in only_deep]
     intact = [index for index in range(len(images)) if not notes[index] & Note.BAD]
     reports = {index: examine_file(images.path(index), pixel_format) for index in damaged}
@@ -73,66 +76,99 @@ def examine_files(
     sampled = _spaced(intact)
     failures |= {index: reason for index in sampled if (reason := _failure(images.path(index), pixel_format))}
     if failures:
-        named = "; ".join(list(failures.values())[:_NAMED_FILES])
-        more = f"; and {len(failures) - _NAMED_FILES} more" if len(failures) > _NAMED_FILES else ""
-        yield error(
-            f"{len(failures)} of {len(images)} images of {images.source} cannot be used: {named}{more}; repair or "
-            "remove such files, or train with `plsc-mae pretrain --bad_image skip`"
-        )
+        yield error(_unusable(images, list(failures.values())))
     elif not misfit:
         total = len(images)
         yield f"  intact headers: {_sample(total, total)}; decoded: {_sample(len(sampled), total)}"
     if others := images.left_out.loose.number + sum(count.number for count in images.left_out.suffixes.values()):
         yield f"  not opened: {counted(others, 'file')} of {images.root} outside the list"
-    yield from _examine_content(images, notes, pixel_range, pixel_format, input_size)
+    yield from _examine_content(images, notes, None if misfit else pixel_format, input_size)
+    if extremes is not None:
+        yield f"  beyond 8 bits: sampled values are from {extremes.low:g} to {extremes.high:g}"
     if only_deep:
         yield error(
             f"{len(only_deep)} of {len(images)} images of {images.source} have 32-bit or signed 16-bit pixels and need "
             f"a range, the first is {images.path(only_deep[0])}: {REMEDY}"
         )
-    for indices, text in _losses(images, notes.tolist(), pixel_range) if pixel_format.is_rgb else ():
+    for indices, text in _losses(images, notes.tolist(), extremes, pixel_format) if pixel_format.is_rgb else ():
         if indices:
             yield warning(
                 f"{len(indices)} of {len(images)} images of {images.source} {text}; the first is "
                 f"{images.path(indices[0])}"
             )
+    return extremes
+
+
+def _unusable(images: ImageList, failures: Sequence[str]) -> str:
+    """Return a sentence about the images of a list that cannot be used, for the reasons `failures`."""
+    reasons = list(dict.fromkeys(failures))  # a list may repeat a file
+    named = "; ".join(reasons[:_NAMED_FILES])
+    more = f"; and {len(reasons) - _NAMED_FILES} more" if len(reasons) > _NAMED_FILES else ""
+    remedy = "repair such files or remove their lines" if images.list_file else "repair or remove such files"
+    return (
+        f"{len(failures)} of {len(images)} images of {images.source} cannot be used: {named}{more}; {remedy}, or "
+        "train with `plsc-mae pretrain --bad_image skip`"
+    )
+
+
+def with_sampled_range(images: ImageList, pixel_format: PixelFormat) -> PixelFormat:
+    """Return a format with the range that --pixel_range auto takes from training images."""
+    paths = [images.path(index) for index in range(len(images))]
+    return pixel_format._replace(range=depth.sampled_range(paths, lambda path: deep_values(path, pixel_format)))
+
+
+def describe_range(extremes: depth.Extremes, pixel_format: PixelFormat) -> Iterator[str | Finding]:
+    """Yield a line about the range for the values of all splits, or a warning if that of `pixel_format` clips some."""
+    low, high = extremes.usual_range
+    if pixel_format.range is None:
+        rgb = "divide 16-bit values by 256 and refuse 32-bit values"
+        yield (
+            f"pixel range: `plsc-mae pretrain --pixel_range {low:g} {high:g}` holds the sampled values beyond 8 bits; "
+            f"without it, runs {rgb if pixel_format.is_rgb else 'use a sample of the training images'}"
+        )
+    elif extremes.low < pixel_format.range.low or extremes.high > pixel_format.range.high:
+        yield warning(
+            f"sampled values from {extremes.low:g} to {extremes.high:g} are beyond the pixel range "
+            f"{pixel_format.range.low:g} to {pixel_format.range.high:g}, which clips them; `--pixel_range {low:g} "
+            f"{high:g}` holds all of them"
+        )
 
 
 def _examine_content(
     images: ImageList,
     notes: npt.NDArray[np.int64],
-    pixel_range: depth.PixelRange | None,
-    pixel_format: PixelFormat,
+    pixel_format: PixelFormat | None,
     input_size: tuple[int, int],
 ) -> Iterator[str]:
-    """Yield lines about formats, bits, bands and sizes of sampled files, and about options that suit them better."""
+    """Yield lines about formats, bits, bands and sizes of sampled files, and about options that suit them better.
+
+    Without `pixel_format`, for files that do not fit it, the line about how they are read is left out.
+    """
     sampled = _spaced(range(len(images)))
     readable = [images.path(index) for index in sampled if not notes[index] & Note.FATAL]
     contents = [content for path in readable if (content := _content(path)) is not None]
     if not contents:
         return
     yield f"  formats of {_sample(len(sampled), len(images))}: {_counted_kinds(contents, len(sampled) - len(contents))}"
-    if not pixel_format.is_rgb:
-        read = counted(pixel_format.channels, "channel")
-    elif all(content.bands == 1 for content in contents):
-        read = "RGB, three times the same band; `plsc-mae pretrain --in_chans 1` trains on one channel"
-    else:
-        read = "RGB"
-        if wide := sorted({content.bands for content in contents} - {1, 3, 4}):
-            read += f"; `plsc-mae pretrain --in_chans {wide[-1]}` trains on all bands"
-    yield f"  read as {read}"
+    if pixel_format is not None:
+        yield f"  read as {_reading({content.bands for content in contents}, pixel_format)}"
     yield from describe_sizes(
         [(content.width, content.height) for content in contents],
         fit_jpeg=all(content.dtype == np.uint8 and content.bands in (1, 3) for content in contents),
         input_size=input_size,
     )
-    if pixel_range is not None:
-        low, high = pixel_range
-        rgb = "divide 16-bit values by 256 and refuse 32-bit values"
-        yield (
-            f"  beyond 8 bits: sampled values fit into {low:g} to {high:g}; `plsc-mae pretrain --pixel_range {low:g} "
-            f"{high:g}` scales by this range; without it, runs {rgb if pixel_format.is_rgb else 'use such a sample'}"
-        )
+
+
+def _reading(bands: set[int], pixel_format: PixelFormat) -> str:
+    """Return how files with these numbers of bands are read, with the option for more suitable channels."""
+    if not pixel_format.is_rgb:
+        return counted(pixel_format.channels, "channel")
+    if bands == {1}:
+        return "RGB, three times the same band; `plsc-mae pretrain --in_chans 1` trains on one channel"
+    if bands == {RGB_CHANNELS + 1}:
+        return "RGB, the first three bands"
+    wide = sorted(bands - {1, 3, 4})
+    return f"RGB; `plsc-mae pretrain --in_chans {wide[-1]}` trains on all bands" if wide else "RGB"
 
 
 def _sample(number: int, total: int) -> str:
@@ -177,15 +213,17 @@ def _content(path: str) -> _Content | None:
     return _Content({"JPG": "JPEG", "TIF": "TIFF"}.get(suffix, suffix), *raster.shape, dtype)
 
 
-def _losses(images: ImageList, notes: Sequence[int], pixel_range: depth.PixelRange | None) -> Iterator[_Losses]:
+def _losses(
+    images: ImageList, notes: Sequence[int], extremes: depth.Extremes | None, pixel_format: PixelFormat
+) -> Iterator[_Losses]:
     """Yield the files that lose depth, bands or pages as RGB, with a description; `indices` may be empty."""
     good = [index for index, note in enumerate(notes) if not note & Note.BAD]
     deep = [index for index in good if notes[index] & Note.DEEP]
-    if deep and pixel_range is not None and pixel_range.high < depth.HALF_RANGE:
-        levels = max(1, int(pixel_range.high + 1) // 256)
+    if deep and extremes and pixel_format.range is None and extremes.usual_range.high < depth.HALF_RANGE:
+        levels = max(1, int(extremes.usual_range.high + 1) // 256)
         yield _Losses(
             deep,
-            f"have 16 bits per band and sampled values up to {pixel_range.high:g} at most: divided by 256 they fill "
+            f"have 16 bits per band and sampled values up to {extremes.high:g}: divided by 256 they fill "
             f"{levels} of 256 levels: {REMEDY}",
         )
     bands = [index for index in good if notes[index] & Note.BANDS]

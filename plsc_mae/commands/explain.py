@@ -37,6 +37,7 @@ from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier import open_classifier
 from plsc_mae.loading.encoder import open_encoder
 from plsc_mae.models.vit import VisionTransformer
+from plsc_mae.names import without_parents
 from plsc_mae.parallel.world import World
 from plsc_mae.wording import counted, span
 
@@ -110,7 +111,8 @@ def run(config: ExplainConfig) -> int:
             relevance = patch_relevance(weights, explainer.encoder.grid, explainer.pool, explainer.registers)
             panel[label] = overlay(pixels, relevance)[None]
         own = {maps.captions.get(label, label): picture for label, picture in panel.items()}
-        told = [f"{images.name(index)}: {maps.verdict.text(explainer.classes)}"] if maps.verdict else []
+        name = without_parents(images.name(index))
+        told = [f"{name}: {maps.verdict.text(explainer.classes)}"] if maps.verdict else []
         print(panels.save(compose(own), index), *told)
         sheet.add(panel, index, maps.verdict.text(explainer.shown) if maps.verdict else "")
     if rows := sheet.rows():

@@ -12,6 +12,7 @@ from plsc_mae import console
 from plsc_mae.commands import usage_lines
 from plsc_mae.config import FINETUNE, ClassifyConfig, PretrainConfig, TrainingConfig
 from plsc_mae.data.classify import TINY_SIDE
+from plsc_mae.data.imagefolder import validation_list_beside
 from plsc_mae.data.listing import ImageList, has_split
 from plsc_mae.models.vit import VisionTransformer
 from plsc_mae.train.announcements import FEW_IMAGES, IN_MEMORY
@@ -77,7 +78,7 @@ def _classifier_flags(config: PretrainConfig, labeled: int, width: int) -> str:
     if config.bad_image == "skip":
         flags += " --bad_image skip"
     if labeled and not _has_validation(config.data_path):
-        path = config.eval_data_path
+        path = config.eval_data_path or validation_list_beside(config.data_path)
         flags += f" --eval_data_path {shlex.quote(path)}" if path else " --disable_eval_during_finetuning"
     return flags
 
@@ -96,14 +97,14 @@ def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> 
     """
     file, options = shlex.quote(str(checkpoint)), shlex.quote(str(config_path(config.output_dir, run)))
     folder = shlex.quote(str(Path(config.output_dir) / "export"))
-    is_folder = config.label_task == "classification" and config.data_set != "CIFAR"  # else a table or a binary file
     images = shlex.quote(config.eval_data_path) if config.eval_data_path else _data(config)
-    images = images if is_folder else PLACEHOLDER
+    images = images if _has_image_paths(config) else PLACEHOLDER
     steps = {"learning": f"plsc-mae report {shlex.quote(config.output_dir)}"}
     steps["predict"] = f"plsc-mae predict --model_path {file} --img_path {images}{_tile(config)}"
     if not config.disable_eval_during_finetuning and not config.data_path.startswith(IN_MEMORY):
         line = f"plsc-mae {config.phase} --config {options} --eval --resume {file}"
-        steps["evaluate"] = f"{line}{_single_process(config)}"
+        whole = " --train_fraction 1" if config.train_fraction < 1 else ""  # --eval refuses a part
+        steps["evaluate"] = f"{line}{_single_process(config)}{whole}"
     steps["deploy"] = f"plsc-mae export --target inference --model_path {file} --save_path {folder}"
     steps["others"] = f"plsc-mae weights inspect {file}"
     _print(steps)
@@ -112,9 +113,15 @@ def after_classification(config: ClassifyConfig, checkpoint: Path, run: str) -> 
 def after_chance(config: ClassifyConfig) -> None:
     """Print the commands and pages that help after a training without success; its classifier is of no use."""
     steps = {"learning": f"plsc-mae report {shlex.quote(config.output_dir)}"}
-    if not config.data_path.startswith(IN_MEMORY):
-        steps["data"] = f"plsc-mae doctor --data_path {_data(config)}"
+    if not config.data_path.startswith(IN_MEMORY) and _has_image_paths(config):
+        val = f" --eval_data_path {shlex.quote(config.eval_data_path)}" if config.eval_data_path else ""
+        steps["data"] = f"plsc-mae doctor --data_path {_data(config)}{val}{_pixels(config)}"
     _print(steps, f"read: {RATE_PAGES}")
+
+
+def _has_image_paths(config: ClassifyConfig) -> bool:
+    """Return whether the paths of a run name images, as folders and lists do, and not a table or binary file."""
+    return config.label_task == "classification" and config.data_set != "CIFAR"
 
 
 def _single_process(config: ClassifyConfig) -> str:
@@ -143,6 +150,15 @@ def _crops(config: PretrainConfig) -> str:
         given, default = (getattr(source, name, ()) for source in (config, type(config)))
         if given != default and max(config.image_size) > TINY_SIDE:  # finetune refuses them for tiny images
             flags += f" --{name} {' '.join(map(str, given))}"
+    return flags
+
+
+def _pixels(config: TrainingConfig) -> str:
+    """Return the flags of the run's channels, bands and pixel range with leading spaces; "" for RGB."""
+    flags = f" --in_chans {config.in_chans}" if config.in_chans and not config.bands else ""
+    for name in ("bands", "pixel_range"):
+        values = getattr(config, name)
+        flags += f" --{name} {' '.join(map(str, values))}" if values else ""
     return flags
 
 

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import logging
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,14 +32,13 @@ from plsc_mae.errors import DataError, remedies
 from plsc_mae.file_kinds import REMEDIES, UNKNOWN, FileKind, read_head, recognize
 from plsc_mae.files import MARK, refuse_foreign, result_replacement
 from plsc_mae.methods.base import Pictures
-from plsc_mae.names import escape_name
+from plsc_mae.names import escape_name, without_parents
 from plsc_mae.wording import counted
 
 SHEET_ROWS = 10  # panels in the sheet
 _SHEET = "sheet.png"
 _MAX_NAME_BYTES = 200  # most file systems allow 255
 _MARK_KEY, _NETWORK_KEY = "Software", "Source"
-_PARENTS = re.compile(r"^(\.\./+)+")  # in a list file beside or below the folder of its images
 
 logger = logging.getLogger(__name__)
 
@@ -230,7 +228,7 @@ class Sheet:
 
     def captions(self) -> list[str]:
         """Return the path of each row's image without leading ../, in drawable characters, with its note."""
-        paths = [_PARENTS.sub("", self._images.name(index)) for index in self._indices]
+        paths = [without_parents(self._images.name(index)) for index in self._indices]
         names = drawable_names(paths, self._indices)
         return [f"{name}: {note}" if note else name for name, note in zip(names, self._notes, strict=True)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,8 @@ from plsc_mae import runtime
 from plsc_mae.config import ClassifyConfig, LinprobeConfig
 from plsc_mae.config.plan import PlannedRun
 from plsc_mae.data.imagefolder import find_images
-from plsc_mae.errors import ConfigError
+from plsc_mae.errors import ConfigError, flag
+from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier_weights import read_start
 from plsc_mae.loading.encoder_sizes import settle_sizes
 from plsc_mae.methods.base import Task
@@ -34,13 +36,15 @@ SMALLEST_PART = 10_000  # parameters, 0.01 M
 TOLERANCE = 0.2  # relative error of the memory estimate, see docs/reference/plan.md
 NO_GPU = "no GPU here: this is a plan for GPUs; `--device cpu --measure` plans and times a run on this machine"
 Row = tuple[str, str, str]  # label, value, note; a heading has no value
+logger = logging.getLogger(__name__)
 
 
 def run(config: PlannedRun) -> None:
     """Print the plan of a run.
 
     Raises:
-        UserError: the run would refuse its options, an option cannot be planned, or --data_path has no images.
+        UserError: the run would refuse its options, an option cannot be planned, --data_path has no images, or the file
+            of --stats or --finetune cannot be used.
     """
     if isinstance(config, LinprobeConfig) and config.cache_features:
         raise ConfigError(
@@ -48,7 +52,7 @@ def run(config: PlannedRun) -> None:
         )
     if config.measure and config.devices * config.tensor_parallel > 1:
         raise ConfigError("--measure runs in this process, on one device; leave --devices and --tensor_parallel out")
-    config = _at_available_precision(_with_stored_sizes(config))
+    config = _at_available_precision(_with_stored_options(config))
     drawn = sketch(config)
     found = estimate(drawn, config, config.devices, capability=_capability(config))
     rows = [
@@ -82,13 +86,18 @@ def _memory_of_device(config: PlannedRun) -> float:
     return runtime.memory_bytes() / config.devices / GIB if config.device == "cpu" else GPU_MEMORY
 
 
-def _with_stored_sizes(config: PlannedRun) -> PlannedRun:
-    """Return `config` with the sizes that the run will take from its file of --finetune, if that exists here."""
-    if not isinstance(config, ClassifyConfig) or not config.finetune or not Path(config.finetune).exists():
-        return config
-    stored = read_start(config)
-    assert stored is not None
-    return settle_sizes(config, stored)
+def _with_stored_options(config: PlannedRun) -> PlannedRun:
+    """Return `config` with the options that the run will take from its files of --stats and --finetune.
+
+    If the file of --finetune does not exist here, a warning names it.
+    """
+    start = config.finetune if isinstance(config, ClassifyConfig) else ""
+    if start and not Path(start).exists():
+        logger.warning("%s %s does not exist here, so the plan has the sizes of --model", flag("finetune"), start)
+        start = ""
+    elif isinstance(config, ClassifyConfig) and (stored := read_start(config)) is not None:
+        config = settle_sizes(config, stored)
+    return pixel_settings.settle(config, None, start) if start or config.stats else config
 
 
 def _plans_this_gpu(config: PlannedRun) -> bool:

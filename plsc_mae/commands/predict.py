@@ -19,7 +19,7 @@ from plsc_mae.files import result_replacement, write_csv
 from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier import LoadedClassifier, open_predictor
 from plsc_mae.methods.label_kinds import LabelKind
-from plsc_mae.names import as_json
+from plsc_mae.names import as_json, without_parents
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 
@@ -72,7 +72,7 @@ def run(config: PredictConfig) -> int:
     if config.save_path:  # before printing, which fails if the reader of a pipe has ended
         save_predictions(Path(config.save_path), predictions, kind.values)
     for prediction in predictions:
-        print(prediction.image)
+        print(without_parents(prediction.image))
         for name, value in zip(prediction.classes, prediction.values, strict=True):
             print(f"  {kind.describe(value)}  {name}")
     if config.save_path:

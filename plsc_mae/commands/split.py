@@ -55,7 +55,8 @@ def run(config: SplitConfig) -> None:
         raise DataError(f"cannot write to {config.dst}: {error.strerror}; choose a writable folder") from None
     print(_summary(images, train, val))
     lists = shlex.quote(config.dst)
-    print(f"{lists} is complete, and no image was moved; next: plsc-mae doctor --data_path {lists}")
+    print(f"{lists} is complete, and no image was moved or opened")
+    print(f"next, to find unreadable ones: plsc-mae doctor --data_path {lists}")
 
 
 def _target(config: SplitConfig) -> Path:

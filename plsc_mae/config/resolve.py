@@ -17,7 +17,7 @@ import yaml
 from plsc_mae.config import PHASES, TrainingConfig
 from plsc_mae.config.help import Entry, Usage, render
 from plsc_mae.config.recipes import find_config
-from plsc_mae.config.schema import Value, build, coerce, options, suggest, vocabulary, without_none
+from plsc_mae.config.schema import Value, build, coerce, convert, options, suggest, vocabulary, without_none
 from plsc_mae.config.synonyms import hint_at_option
 from plsc_mae.config.training import GIVEN
 from plsc_mae.errors import ConfigError
@@ -169,8 +169,7 @@ def _build(cls: type, values: Mapping[str, Value]) -> Any:
     """Build a config; defaults that the values rule out are adapted, and the log says so if that changes the run."""
     if not issubclass(cls, TrainingConfig):
         return build(cls, values)
-    hints = typing.get_type_hints(cls)
-    given = {name: coerce(value, hints[name]) for name, value in values.items()}
+    given = convert(cls, values)
     adapted = cls.adapted_defaults(given)
     for _, reason in adapted.values():
         if reason:

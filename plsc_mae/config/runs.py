@@ -6,23 +6,25 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.features import DEVICE_HELP, IMAGES_HELP
-from plsc_mae.config.pixels import BANDS, IN_CHANS, PICTURE_BANDS, PixelOptions, check_input_size
+from plsc_mae.config.pixels import PICTURE_BANDS, FormatOptions, PixelOptions, check_input_size
 from plsc_mae.config.schema import option
 from plsc_mae.config.weights import NetworkOptions
 from plsc_mae.errors import ConfigError
 
 
 @dataclass(kw_only=True, frozen=True)
-class DoctorConfig:
+class DoctorConfig(FormatOptions):
     """Options of `doctor`."""
 
     data_path: str = option("", "image folder or list file to check too", metavar="PATH")
-    in_chans: int | None = option(None, IN_CHANS, within="[1, inf)")
-    bands: tuple[int, ...] | None = option(None, BANDS, within="[1, inf)", metavar="BAND")
+    eval_data_path: str = option("", "folder or list file of validation images [DATA_PATH/val]", metavar="PATH")
     input_size: tuple[int, ...] | None = option(
         None,
         "image side in pixels, or height and width, of the planned run, to compare the sizes of the images with [224]",
         within="[1, inf)",
+    )
+    patch_size: int | None = option(
+        None, "patch side in pixels of the planned run, which must divide its input size", within="[1, inf)"
     )
     output_dir: str = option("", "output folder to check for write access")
     distributed: bool = option(False, "check the processes of a launch too")
@@ -40,8 +42,10 @@ class DoctorConfig:
         for name in ("gpu_minutes", "report"):
             if getattr(self, name) is not None and not self.gpu:
                 raise ConfigError(f"--{name} has no effect without --gpu, because it is for the GPU checks only")
-        if self.input_size is not None and not self.data_path:
-            raise ConfigError("--input_size has no effect without --data_path, because it is compared with images")
+        alone = {"input_size"} if self.patch_size else set()
+        for name in {"eval_data_path", "input_size", "in_chans", "bands", "pixel_range"} - alone:
+            if getattr(self, name) and not self.data_path:
+                raise ConfigError(f"--{name} has no effect without --data_path, because it is about images")
         check_input_size(self.input_size or ())
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import yaml
 
+from plsc_mae.config.synonyms import hint_at_choice
 from plsc_mae.errors import ConfigError
 
 T = TypeVar("T")
@@ -123,7 +124,8 @@ def coerce(value: Value, hint: Any) -> Any:
     if origin is Literal:
         choices = typing.get_args(hint)
         if raw not in choices:
-            raise _wrong(value, "one of " + ", ".join(map(str, choices)), suggest(str(raw), choices))
+            hint = hint_at_choice(str(raw), choices) or suggest(str(raw), choices)
+            raise _wrong(value, "one of " + ", ".join(map(str, choices)), hint)
         return raw
     if origin is tuple:
         return _coerce_tuple(value, hint)
@@ -189,22 +191,35 @@ def check_interval(value: Any, within: str, where: str) -> None:
             raise ConfigError(f"{where} must lie in {within}, got {number}")
 
 
-def build(cls: type[T], values: Mapping[str, Value]) -> T:
-    """Build a config of class `cls` from raw values by name; other names are ignored.
+def convert(cls: type, values: Mapping[str, Value]) -> dict[str, Any]:
+    """Convert raw values by name to those of the options of `cls`; other names are left out.
 
     Raises:
-        ConfigError: a value is invalid or missing, or contradicts another one.
+        ConfigError: values are invalid; the message names all of them.
     """
-    hints = typing.get_type_hints(cls)
-    kwargs = {}
+    hints, converted, wrong = typing.get_type_hints(cls), {}, []
     for item in options(cls):
         if item.name not in values:
             continue
         value = values[item.name]
-        kwargs[item.name] = coerce(value, hints[item.name])
-        if item.metadata["within"] and kwargs[item.name] is not None:
-            check_interval(kwargs[item.name], item.metadata["within"], value.origin)
-    return cls(**kwargs)
+        try:
+            converted[item.name] = coerce(value, hints[item.name])
+            if item.metadata["within"] and converted[item.name] is not None:
+                check_interval(converted[item.name], item.metadata["within"], value.origin)
+        except ConfigError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+    return converted
+
+
+def build(cls: type[T], values: Mapping[str, Value]) -> T:
+    """Build a config of class `cls` from raw values by name; other names are ignored.
+
+    Raises:
+        ConfigError: values are invalid or missing, or contradict each other.
+    """
+    return cls(**convert(cls, values))
 
 
 # ------------------------------------------------------------------------------------------------ output

@@ -1,4 +1,4 @@
-"""Names of other training programs for the options and commands of this package, for the hints of error messages.
+"""Names of other programs for the options, values and commands of this package, for the hints of error messages.
 
 The names are those of timm's train.py, Hugging Face's Trainer, Lightning, mmpretrain, torchvision's references, common
 habit, and other commands of plsc_mae. They are not aliases: a command line with an unknown name is refused, and the
@@ -221,6 +221,13 @@ _EXPLANATIONS = {
     "do_train": "the command itself trains; leave it out",
 }
 
+# Foreign value -> our value of an option with a fixed choice; a hint needs an option that has it.
+_CHOICES = {
+    **dict.fromkeys(("paddle", "paddle_inference", "paddleinference", "pdmodel", "static"), "inference"),
+    **dict.fromkeys(("hf", "transformers"), "huggingface"),
+    **dict.fromkeys(("torch", "pytorch"), "timm"),
+}
+
 _EVALUATE = "finetune --eval --resume FILE, or linprobe --eval --resume FILE"
 _VISUALIZE = "reconstruct, explain or plot"
 # Foreign command -> what to use, after the words `use plsc-mae`.
@@ -276,6 +283,17 @@ def hint_at_option(name: str, known: Collection[str], dashes: str = "") -> str:
         return f"; did you mean {' or '.join(fitting)}?"
     explanation = _EXPLANATIONS.get(name.lower())
     return f": {explanation}" if explanation else ""
+
+
+def hint_at_choice(value: str, choices: Collection[object]) -> str:
+    """Return the end of an error message about the value of another program, or "" if there is no hint.
+
+    Args:
+        value: the unknown value.
+        choices: the values that the option accepts.
+    """
+    ours = _CHOICES.get(value.lower().replace("-", "_"))
+    return f"; did you mean '{ours}'?" if ours in choices else ""
 
 
 def hint_at_command(name: str, known: Iterable[str]) -> str:

@@ -339,28 +339,53 @@ def log_lost_alpha(path: str, image: Image.Image) -> None:
 # ------------------------------------------------------------------------------------------------ automatic range
 
 
-def sampled_range(paths: Sequence[str], read: Callable[[str], Iterable[Values]]) -> PixelRange | None:
-    """Return the smallest usual range that holds the values of sampled files with more than 8 bits per band.
+class Extremes(NamedTuple):
+    """Smallest and largest value of sampled files with more than 8 bits per band, and whether all are integers."""
 
-    The range starts at 0, or at minus a power of two if there are negative values. It ends at 2^k - 1 for integers, for
-    example 4095, and at 1 or 2^k for floats.
+    low: float
+    high: float
+    integers: bool
+
+    def joined(self, other: Extremes | None) -> Extremes:
+        """Return the extremes of both samples."""
+        if other is None:
+            return self
+        return Extremes(min(self.low, other.low), max(self.high, other.high), self.integers and other.integers)
+
+    @property
+    def usual_range(self) -> PixelRange:
+        """The smallest usual range that holds the values.
+
+        It starts at 0, or at minus a power of two if there are negative values. It ends at 2^k - 1 for integers, for
+        example 4095, and at 1 or 2^k for floats.
+        """
+        start = 0.0 if self.low >= 0 else -float(2 ** math.ceil(math.log2(-self.low)))
+        if self.integers:
+            return PixelRange(start, float(2 ** int(max(self.high, 1)).bit_length() - 1))
+        return PixelRange(start, 1.0 if self.high <= 1 else float(2 ** math.ceil(math.log2(self.high))))
+
+
+def sampled_extremes(paths: Sequence[str], read: Callable[[str], Iterable[Values]]) -> Extremes | None:
+    """Return the extremes of sampled files with more than 8 bits per band.
 
     Args:
         paths: the files, of which up to 64 are read, evenly spaced.
         read: returns the values of a file in parts, none for 8-bit values; see `decode.deep_values`.
 
     Returns:
-        The range; None if the sampled files have no such values or cannot be read.
+        The extremes; None if the sampled files have no such values or cannot be read.
     """
-    extremes = [found for path in _spaced(paths) for found in _extremes(path, read)]
-    if not extremes:
-        return None
-    low, high = min(item[0] for item in extremes), max(item[1] for item in extremes)
-    integers = all(item[2] for item in extremes)
-    start = 0.0 if low >= 0 else -float(2 ** math.ceil(math.log2(-low)))
-    if integers:
-        return PixelRange(start, float(2 ** int(max(high, 1)).bit_length() - 1))
-    return PixelRange(start, 1.0 if high <= 1 else float(2 ** math.ceil(math.log2(high))))
+    found: Extremes | None = None
+    for path in _spaced(paths):
+        for extremes in _extremes(path, read):
+            found = extremes.joined(found)
+    return found
+
+
+def sampled_range(paths: Sequence[str], read: Callable[[str], Iterable[Values]]) -> PixelRange | None:
+    """Return the `Extremes.usual_range` of sampled files; None without extremes, see `sampled_extremes`."""
+    found = sampled_extremes(paths, read)
+    return None if found is None else found.usual_range
 
 
 def _spaced(paths: Sequence[str]) -> Iterable[str]:
@@ -368,8 +393,8 @@ def _spaced(paths: Sequence[str]) -> Iterable[str]:
     return (paths[i * len(paths) // count] for i in range(count))
 
 
-def _extremes(path: str, read: Callable[[str], Iterable[Values]]) -> list[tuple[float, float, bool]]:
-    """Return (smallest finite value, largest, True for integers) for each part of a file as `read` returns it.
+def _extremes(path: str, read: Callable[[str], Iterable[Values]]) -> list[Extremes]:
+    """Return the extremes of the finite values of each part of a file as `read` returns it.
 
     Parts without a finite value are left out. The list is empty for a file that cannot be read.
     """
@@ -378,7 +403,7 @@ def _extremes(path: str, read: Callable[[str], Iterable[Values]]) -> list[tuple[
         for values in read(path):
             finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
             if finite.size:
-                found.append((float(finite.min()), float(finite.max()), values.dtype.kind != "f"))
+                found.append(Extremes(float(finite.min()), float(finite.max()), values.dtype.kind != "f"))
     except Exception:  # decoders raise exceptions of many types; the run reports the file when it is read
         return []
     return found

@@ -112,11 +112,19 @@ def require_classes(images: ImageList, use: str) -> None:
     """Raise DataError if the images are unlabeled; `use` names the purpose of the labels in the message."""
     if not images.classes:
         note = f": {images.label_note}" if images.label_note else ""
-        packed = "KEY.cls beside KEY.jpg, a column of class names or numbers, " if images.archives else ""
         raise DataError(
-            f"the images of {images.source} have no classes, which are needed for {use}{note}; expected a folder per "
-            f"class, {packed}or a list file with labels"
+            f"the images of {images.source} have no classes, which are needed for {use}{note}; {class_forms(images)}"
         )
+
+
+def class_forms(images: ImageList) -> str:
+    """Return the clause "expected ..." about the forms in which unlabeled images can have classes."""
+    packed = "KEY.cls beside KEY.jpg, a column of class names or numbers, " if images.archives else ""
+    forms = f"expected a folder per class, {packed}or a list file with labels"
+    if images.archives or images.list_file:
+        return forms
+    command = f"plsc-mae split LABELS.csv DST --image_path {shlex.quote(images.root)}"
+    return f"{forms}; `{command}` makes lists from a CSV file of paths and classes"
 
 
 class GivenImages(NamedTuple):
@@ -162,11 +170,25 @@ def find_validation(
 def _list_validation(data_path: str, eval_data_path: str) -> ImageList:
     if not eval_data_path and not (has_split(data_path, "train") and has_split(data_path, "val")):
         missing = _missing_split(Path(data_path))
-        raise DataError(
-            f"{data_path} has {missing}; set --eval_data_path to the validation images, or divide the images by "
-            f"`plsc-mae split {shlex.quote(str(data_path))} DST` and give DST"
-        )
+        raise DataError(f"{data_path} has {missing}; {validation_remedy(data_path)}")
     return find_images(eval_data_path or data_path, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
+
+
+def validation_list_beside(data_path: str) -> str:
+    """Return the path of val.txt beside another list file; "" without one."""
+    source = Path(data_path)
+    beside = source.with_name("val.txt")
+    return str(beside) if source.is_file() and beside.is_file() and not beside.samefile(source) else ""
+
+
+def validation_remedy(data_path: str) -> str:
+    """Return the clause about the ways to give validation images for the training images of `data_path`."""
+    if beside := validation_list_beside(data_path):
+        return f"give --eval_data_path {shlex.quote(beside)}"
+    return (
+        "set --eval_data_path to the validation images, or divide the images by "
+        f"`plsc-mae split {shlex.quote(data_path)} DST` and give DST"
+    )
 
 
 def balanced_subset(images: ImageList, limit: int) -> ImageList:
@@ -224,17 +246,16 @@ class ImageDataset(FileDataset):
     def __getitem__(self, key: SampleKey) -> Sample:
         index = key.index
         sample = self._read(index, key)
-        if sample is None:
+        if isinstance(sample, DataError):
+            reason = sample
             offsets = stand_in_offsets(self.seed, key.epoch, len(self), _MAX_STAND_INS)
             for index in ((key.index + offset) % len(self) for offset in offsets):
                 sample = self._read(index, key)
-                if sample is not None:
+                if not isinstance(sample, DataError):
                     break
             else:
-                raise DataError(
-                    f"cannot decode any of {counted(1 + len(offsets), 'file')} of {self.images.source}, starting with "
-                    f"{self.images.path(key.index)}; check the data set"
-                )
+                number = counted(1 + len(offsets), "file")
+                raise DataError(f"cannot decode any of {number} of {self.images.source}; the first: {reason}")
         numbers = {INDEX: index, "skipped": index != key.index}
         return {
             **sample,
@@ -242,15 +263,15 @@ class ImageDataset(FileDataset):
             self._label: np.asarray(self.images.labels[index]),
         }
 
-    def _read(self, index: int, key: SampleKey) -> Sample | None:
-        """Return the sample of `key` from file `index`; None if the file cannot be decoded and may be skipped."""
+    def _read(self, index: int, key: SampleKey) -> Sample | DataError:
+        """Return the sample of `key` from file `index`, or why the file cannot be decoded if it may be skipped."""
         try:
             rng = sample_rng(self.seed, *key)
             return self.transform(random_tile(self._open(index), self.pixel_format.tile, rng), rng)
         except DataError as error:
             self._require_skipping(error)
             self._warn_once(index, str(error))
-            return None
+            return error
 
     def _warn_once(self, index: int, reason: str) -> None:
         unreadable = self.images.unreadable
@@ -265,6 +286,8 @@ class ImageDataset(FileDataset):
 
 def _missing_split(source: Path) -> str:
     """Return the end of a sentence about a folder without train/ or val/, naming a folder like val/ if there is one."""
+    if source.is_file():
+        return "no validation images"
     if not (source / "train").is_dir():
         return "val/ but no train/" if (source / "val").is_dir() else "no folders train/ and val/"
     others = [f"{name}/" for name in ("validation", "valid", "test", "eval") if (source / name).is_dir()]

@@ -67,12 +67,15 @@ def read_list_file(file: Path, flag: str) -> ListEntries:
             f"{REMEDIES[kind.group]}"
         )
     labels = array("q")
-    table = PathTable(_entries(file, labels))
+    encoding, doubt = _encoding(file)
+    table = PathTable(_entries(file, labels, encoding))
     if not len(table):
         raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
     if not _exists(file, table[0]):
         entry = gbk_reading(table[0]) or table[0]
         raise DataError(f"list file {file} names {entry}, which is not in {file.parent}; {_list_remedy(file, entry)}")
+    if doubt:  # an error about the same file would contradict it
+        logger.warning("%s", doubt)
     return ListEntries(table, np.frombuffer(labels, np.int64))
 
 
@@ -81,30 +84,27 @@ def _exists(file: Path, entry: str) -> bool:
     return os.path.lexists(path) or is_member(path)
 
 
-def _encoding(file: Path) -> str:
-    """Return the encoding of a list file: UTF-8 or, with a warning, GBK; warn too if the list seems to be neither."""
+def _encoding(file: Path) -> tuple[str, str]:
+    """Return the encoding of a list file, UTF-8 or GBK, and a warning unless it is certain."""
     foreign = first_foreign_line(file)
     if foreign is None or _exists(file, _parse_entry(os.fsdecode(foreign.content))[0]):
-        return UTF8
+        return UTF8, ""
     if foreign.gbk and _exists(file, _parse_entry(foreign.gbk)[0]):
-        logger.warning(
-            "%s is not UTF-8 (%s), so it is read as GBK: '%s'; save it as UTF-8 if that is wrong",
-            *(file, foreign, foreign.gbk),
-        )
-        return GBK
-    logger.warning(
-        "%s is not UTF-8 (%s), and this line names no file, neither by its bytes nor in GBK%s; save the list as UTF-8",
-        *(file, foreign, f" ('{foreign.gbk}')" if foreign.gbk else ""),
+        reading = f"so it is read as GBK: '{foreign.gbk}'; save it as UTF-8 if that is wrong"
+        return GBK, f"{file} is not UTF-8 ({foreign}), {reading}"
+    reading = f" ('{foreign.gbk}')" if foreign.gbk else ""
+    return UTF8, (
+        f"{file} is not UTF-8 ({foreign}), and this line names no file, neither by its bytes nor in GBK{reading}; "
+        "save the list as UTF-8"
     )
-    return UTF8
 
 
-def _entries(file: Path, labels: array[int]) -> Iterator[str]:
+def _entries(file: Path, labels: array[int], encoding: str) -> Iterator[str]:
     """Yield the paths of a list file and append their labels to `labels`; raise DataError for a malformed line.
 
     Names that are not UTF-8 are read as Python reads them from a folder, so the files can be opened.
     """
-    with file.open(encoding=_encoding(file), errors="surrogateescape") as lines:
+    with file.open(encoding=encoding, errors="surrogateescape") as lines:
         number = 0
         while text := lines.readline(_MAX_LINE + 1):
             number += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -115,8 +116,11 @@ class ImageList:
         return len(self.paths)
 
     def path(self, index: int) -> str:
-        """Return the path of one file, including `root`."""
-        return os.path.join(self.root, self.paths[index])
+        """Return the path of one file, including `root`, without ../ where that is the same file."""
+        path, levels = self.paths[index], 0
+        while path.startswith("../", 3 * levels):
+            levels += 1
+        return os.path.join(_folder_above(self.root, levels), path[3 * levels :])
 
     def name(self, index: int) -> str:
         """Return the path of one file relative to `root`, as it is printed and written (`names.escape_name`)."""
@@ -125,6 +129,16 @@ class ImageList:
     def open(self, index: int, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
         """Open one image, see `plsc_mae.data.decode.open_image`, also for the errors."""
         return open_image(self.path(index), backend, pixel_format)
+
+
+@functools.lru_cache(maxsize=64)
+def _folder_above(folder: str, levels: int) -> str:
+    """Return the folder `levels` above another one; it ends with ../ only above a symbolic link or the first name."""
+    for _ in range(levels):
+        folder = "" if folder == "." else folder
+        parent, name = os.path.split(folder)
+        folder = os.path.join(folder, "..") if name in ("", "..") or os.path.islink(folder) else parent
+    return folder
 
 
 def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: bool = True) -> ImageList:

@@ -27,6 +27,7 @@ ADVICE = "Levels of the loss, plateaus and remedies:"  # for "barely", "in part"
 CLEAR = 0.05  # a loss that is below the best trivial one by less than this part of it is "barely" below
 _EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
+_EXPLAINED = "test_r2"
 
 
 class Verdict(NamedTuple):
@@ -37,7 +38,8 @@ class Verdict(NamedTuple):
             below them; "in part" if it is not, but is below those of all predictors that predict the same for all
             hidden patches; "not yet" otherwise; "unknown" if the run has no finite loss or no losses of trivial
             predictors. For a classifier with results per class: "yes" if its best accuracy is above chance, else
-            "not yet".
+            "not yet". For a regression: "yes" if its best R^2 exceeds `CLEAR`, "barely" if it exceeds 0, else "not
+            yet".
         text: the answer for the reader.
         loss: name of the compared loss.
         value: its newest mean, see `RunFolder.last_loss`; None without one.
@@ -99,6 +101,8 @@ def judge(run: RunFolder) -> Verdict:
 
 def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
     """Return (answer, text) for a run without losses of trivial predictors; `result` is the text about its numbers."""
+    if explained := run.series(_EXPLAINED)[1]:
+        return _compare_with_mean(run.path, max(explained), result)
     balanced = bool(run.series(_BALANCED)[1])
     accuracies = run.series(_BALANCED if balanced else _ACCURACY)[1]
     if run.classes is None or not accuracies:
@@ -112,17 +116,27 @@ def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
     if max(accuracies) > limit:
         return "yes", f"Yes: {result} For comparison: {share}."
     chance = f"This is within chance: {share}, and luck reaches {limit:.4g} %."
-    return "not yet", f"Not yet: {result} {chance} {_remedy(run.path)}"
+    return "not yet", f"Not yet: {result} {chance} {_remedy(run.path, 'the classes with plsc-mae doctor')}"
 
 
-def _remedy(folder: Path) -> str:
-    """Return a sentence with the changes to try after a run at chance, by the options in its folder."""
+def _compare_with_mean(folder: Path, best: float, result: str) -> tuple[Answer, str]:
+    """Return (answer, text) for a regression of this best R^2: the error of the labels' mean has an R^2 of 0."""
+    if best > CLEAR:
+        return "yes", f"Yes: {result} Always predicting the mean of the labels has a test_r2 of 0."
+    answer: Answer = "barely" if best > 0 else "not yet"
+    return answer, (
+        f"{answer.capitalize()}: {result} That is {'hardly' if best > 0 else 'no'} better than always predicting the "
+        f"mean of the labels, whose test_r2 is 0. {_remedy(folder, 'that the labels belong to the images')}"
+    )
+
+
+def _remedy(folder: Path, check: str) -> str:
+    """Return a sentence with what to try or check after a run at chance, by the options in its folder."""
     remedy = "a higher learning rate or more epochs"
     with contextlib.suppress(UserError):
         config = load_config(str(folder / CONFIG))
         remedy = remedy_at_chance(config) if isinstance(config, ClassifyConfig) else remedy
-    pages = guides("few-images", "read-the-curves")
-    return f"Try {remedy}, or check the classes with plsc-mae doctor: {pages}."
+    return f"Try {remedy}, or check {check}: {guides('few-images', 'read-the-curves')}."
 
 
 def _without_levels(run: RunFolder, name: str, value: float) -> str:

@@ -193,7 +193,7 @@ def continuation(config: TrainingConfig, world: World, run: str) -> str | None:
         return None
     launch = f"launch --nproc_per_node {world.processes} " if world.processes > 1 else ""
     file = shlex.quote(os.fspath(config_path(config.output_dir, run)))
-    resume = "" if config.auto_resume else " --auto_resume"
+    resume = "" if type(config).auto_resume else " --auto_resume"  # config.yaml has the default, see SESSION_OPTIONS
     given = {name: value for name in CONTINUED_SESSION_OPTIONS if (value := getattr(config, name))}
     session = "".join(f" --{name}" + ("" if value is True else f" {value}") for name, value in given.items())
     return f"{console.program()} {launch}{config.phase} --config {file}{resume}{session}"

@@ -66,8 +66,8 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
         lists: the lists by name, for example "train" and "val"; {} in pipeline stages that read no files.
 
     Raises:
-        DataError: files are bad and --bad_image is error (the message names the first ones), or data workers keep
-            dying.
+        DataError: files are bad and --bad_image is error, or all files of a list are bad (the message names the first
+            ones), most files of a list need other options for their bands, or data workers keep dying.
         ConfigError: a package that reads the files is not installed.
         CheckpointError: data_check.json cannot be written.
     """
@@ -80,35 +80,36 @@ def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageLi
     digests = {name: _digest(images, values) if world.is_main else "" for name, images in lists.items()}
     known = {name: entry for name, entry in known.items() if entry.get("digest") == digests.get(name)}
     notes_by_list = _notes(lists, known, config, world, values)
-    found, entries, misfits = {}, {}, {}
-    for name, images in lists.items():
-        notes = notes_by_list[name]
-        reports = {
-            index: _report(images.path(index), int(notes[index]), values)
-            for index in np.flatnonzero(notes & Note.BAD).tolist()
+    reports = {
+        name: {
+            index: _report(images.path(index), int(notes_by_list[name][index]), values)
+            for index in np.flatnonzero(notes_by_list[name] & Note.BAD).tolist()
         }
-        misfits[name] = describe_misfit(images, reports, values)
+        for name, images in lists.items()
+    }
+    misfits = [describe_misfit(images, reports[name], values) for name, images in lists.items()]
+    if any(misfits):  # further bad files are named when these can be read
+        raise DataError("; ".join(filter(None, misfits)))
+    found, entries = {}, {}
+    for name, images in lists.items():
         found[name] = [
-            BadFile(index, report.reason if misfits[name] else reason_among(images, index, report, values))
-            for index, report in reports.items()
+            BadFile(index, reason_among(images, index, report, values)) for index, report in reports[name].items()
         ]
         bad = {images.path(file.number): file.reason for file in found[name]}
         entries[name] = {"root": images.root, "images": len(images), "digest": digests[name], "bad": bad}
     if world.is_main and (any(found.values()) or any(len(images) >= KEPT_FILES for images in lists.values())):
         _write(path, entries)
-    if any(found.values()) and config.bad_image == "error":
-        if any(misfits.values()):  # further bad files are named when these can be read
-            raise DataError("; ".join(filter(None, misfits.values())))
+    hopeless = any(len(found[name]) == len(images) for name, images in lists.items())
+    if hopeless or (any(found.values()) and config.bad_image == "error"):
         texts = [_describe(images, found[name]) for name, images in lists.items() if found[name]]
-        raise DataError(f"{'; '.join(texts)}; {path} lists them; repair or remove the files, or pass --bad_image skip")
+        skip = "" if hopeless else ", or pass --bad_image skip"
+        raise DataError(f"{'; '.join(texts)}; {path} lists them; repair or remove the files{skip}")
     for name, images in lists.items():
         for file in found[name]:
             images.unreadable.add(file.number)  # so that the data set does not name them again
     if any(found.values()) and world.is_main:
         named = {name for name in lists if entries[name]["bad"] == known.get(name, {}).get("bad")}
-        texts = [
-            misfits[name] or _describe(lists[name], bad, named=name in named) for name, bad in found.items() if bad
-        ]
+        texts = [_describe(lists[name], bad, named=name in named) for name, bad in found.items() if bad]
         logger.warning("%s; they are skipped, and %s lists them", "; ".join(texts), path)
     return found
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -239,6 +240,8 @@ def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Res
     except (InvalidSchema, InvalidURL, TooManyRedirects) as error:
         raise _Refused(str(error)) from None
     except requests.RequestException as error:
+        if isinstance(_cause(error), socket.gaierror) and not have:  # with some bytes, the network was there before
+            raise _Refused(f"its host is unknown ({_reason(error)}), or there is no network") from None
         raise _Interrupted(_reason(error)) from None
 
 
@@ -309,11 +312,17 @@ def _chunks(body: Any) -> Iterator[bytes]:
         yield chunk
 
 
-def _reason(error: BaseException) -> str:
-    """Return the innermost cause of a failed connection as text."""
+def _cause(error: BaseException) -> BaseException:
+    """Return the innermost cause of a failed connection."""
     while cause := error.__cause__ or error.__context__:
         error = cause
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost cause of a failed connection as text."""
+    cause = _cause(error)
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
 
 
 # ------------------------------------------------------------------------------------------------ the files

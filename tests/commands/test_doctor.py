@@ -9,8 +9,10 @@ import sys
 import tempfile
 from types import SimpleNamespace
 
+import numpy as np
 import paddle
 import pytest
+from PIL import Image
 
 from plsc_mae import runtime
 from plsc_mae.cli import main
@@ -164,6 +166,20 @@ def test_little_room_for_checkpoints(tmp_path, monkeypatch):
 
 def test_distributed_without_a_launcher_is_an_error(seen):
     assert "! --distributed checks the processes of a launch" in seen("--distributed", code=1)
+
+
+def test_options_of_the_run(seen, tmp_path, packages, no_driver, capsys):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / name / "0.png")
+    data = f"--data_path {tmp_path} --in_chans 1 --pixel_range"
+    assert "no problems found" in seen(*f"{data} auto".split())
+    assert "? sampled values from 4000 to 4000 are beyond the pixel range 0 to 2000" in seen(*f"{data} 0 2000".split())
+    assert "! input_size 224 is not a multiple of patch_size 15" in seen("--patch_size", "15", code=1)
+    assert "patches: 2 rows and 4 columns" in seen("--patch_size", "8", "--input_size", "16", "32")
+    for line, told in (("--pixel_range auto", "--pixel_range has no effect without"), (f"{data} 2 1", "two numbers")):
+        assert main(["doctor", *line.split()]) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_data_are_part_of_it(seen, tmp_path):

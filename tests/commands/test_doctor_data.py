@@ -12,9 +12,10 @@ from PIL import Image
 
 from plsc_mae.cli import main
 from plsc_mae.commands import doctor_data
-from plsc_mae.commands.doctor_data import examine_data
+from plsc_mae.commands.doctor_data import DataOptions, examine_data
 from plsc_mae.commands.doctor_files import SAMPLED_FILES
 from plsc_mae.commands.doctor_findings import Finding
+from plsc_mae.data.depth import PixelRange
 from plsc_mae.data.pixels import RGB, PixelFormat
 from plsc_mae.errors import ConfigError
 
@@ -30,7 +31,7 @@ def fill(root: Path, *names: str) -> Path:
 
 
 def examine(path: Path) -> tuple[str, list[Finding]]:
-    items = list(examine_data(str(path), RGB))
+    items = list(examine_data(DataOptions(str(path))))
     findings = [item for item in items if isinstance(item, Finding)]
     return "\n".join(item for item in items if not isinstance(item, Finding)), findings
 
@@ -137,8 +138,9 @@ def test_most_images_have_other_bands(tmp_path):
     values = np.zeros((8, 8, 4), np.uint16)
     for number in range(3):
         tifffile.imwrite(tmp_path / f"train/a/{number}.tif", values, photometric="minisblack", planarconfig="contig")
-    _, findings = examine(tmp_path)
+    told, findings = examine(tmp_path)
     assert only(findings).startswith(f"! 3 of 5 files of {tmp_path}/train have 4 bands")
+    assert "read as" not in told  # the finding says that they cannot be
     assert "--in_chans 4" in only(findings)
     assert "skip" not in only(findings)
 
@@ -159,7 +161,7 @@ def test_damage_that_only_decoding_shows(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("12 bits", "? 3 of 4 images of {} have 16 bits per band and sampled values up to 4095"),
+        ("12 bits", "? 3 of 4 images of {} have 16 bits per band and sampled values up to 4000"),
         ("float", "! 3 of 4 images of {} have 32-bit or signed 16-bit pixels and need a range"),
         ("bands", "? 3 of 4 images of {} have alpha or a fourth band"),
         ("pages", "? 3 of 4 images of {} have several pages"),
@@ -206,11 +208,63 @@ def test_the_content_of_files_and_the_options_for_it(tmp_path, values, suffix, p
             np.save(tmp_path / name / "0.npy", values)
         else:
             Image.fromarray(values).save(tmp_path / name / f"0.{suffix}")
-    items = [str(item) for item in examine_data(str(tmp_path), pixel_format)]
+    items = [str(item) for item in examine_data(DataOptions(str(tmp_path), pixel_format=pixel_format))]
     text = "\n".join([*items, ""])
     assert all(part in text for part in expected), text
     assert ("--pixel_range" in text) == (values.dtype != np.uint8)
     assert ("--in_chans" in text) == (values.ndim == 2)
+
+
+def deep_images(folder: Path, largest: int) -> None:
+    folder.mkdir(parents=True)
+    values = np.linspace(0, largest, 64).reshape(8, 8).astype(np.uint16)
+    for number in range(2):
+        Image.fromarray(values).save(folder / f"{number}.png")
+
+
+def test_one_range_for_both_splits(tmp_path):
+    for name in "ab":
+        deep_images(tmp_path / "train" / name, 9000)
+        deep_images(tmp_path / "val" / name, 20000)
+    gray = PixelFormat(1)
+    told = [str(item) for item in examine_data(DataOptions(str(tmp_path), pixel_format=gray))]
+    (advice,) = (line for line in told if "--pixel_range" in line)
+    assert "--pixel_range 0 32767" in advice
+    assert [line.split()[-1] for line in told if "beyond 8 bits: " in line] == ["9000", "20000"]
+
+    narrow = DataOptions(str(tmp_path), pixel_format=gray._replace(range=PixelRange(0, 10000)))
+    sampled = DataOptions(str(tmp_path), pixel_format=gray, samples_range=True)
+    for options, high in ((narrow, 10000), (sampled, 16383)):
+        (finding,) = (item for item in examine_data(options) if isinstance(item, Finding))
+        assert str(finding).startswith(f"? sampled values from 0 to 20000 are beyond the pixel range 0 to {high}")
+    wide = DataOptions(str(tmp_path), pixel_format=gray._replace(range=PixelRange(0, 20000)))
+    assert not [item for item in examine_data(wide) if isinstance(item, Finding) or "--pixel_range" in item]
+
+
+def test_a_list_with_repeated_lines(tmp_path):
+    fill(tmp_path, "x/0.png", "x/1.png")
+    (tmp_path / "x/1.png").write_bytes(b"")
+    for name in ("val", "repeated"):
+        (tmp_path / f"{name}.txt").write_text("x/0.png 0\n" + "x/1.png 1\n" * (1 if name == "val" else 2))
+    told, findings = examine(tmp_path / "repeated.txt")
+    assert f"no validation images for `finetune`: give --eval_data_path {tmp_path}/val.txt" in told
+    assert "plsc-mae split" not in told
+    text = only(findings)
+    assert text.startswith("! 2 of 3 images")
+    assert text.count("x/1.png") == 1
+    assert "repair such files or remove their lines" in text
+    options = DataOptions(str(tmp_path / "repeated.txt"), str(tmp_path / "val.txt"))
+    told = "\n".join(map(str, examine_data(options)))
+    assert "val: 2 images in 2 classes" in told
+    assert "no validation images" not in told
+    told, _ = examine(tmp_path / "val.txt")
+    assert f"plsc-mae split {tmp_path}/val.txt DST" in told
+
+
+def test_a_missing_list_of_validation_images_is_named_by_its_flag(tmp_path):
+    fill(tmp_path, "a/0.png", "b/0.png")
+    (finding,) = (item for item in examine_data(DataOptions(str(tmp_path), "nowhere")) if isinstance(item, Finding))
+    assert str(finding).startswith("? --eval_data_path nowhere does not exist")
 
 
 def test_one_image_and_lists(tmp_path):
@@ -222,6 +276,8 @@ def test_one_image_and_lists(tmp_path):
     told, findings = examine(fill(tmp_path / "flat", "0.png"))
     assert findings == []
     assert "train: 1 image in no classes" in told
+    assert "a folder per class, or a list file with labels" in told
+    assert f"`plsc-mae split LABELS.csv DST --image_path {tmp_path}/flat`" in told
     assert "  intact headers: the only file; decoded: the only file\n" in told
 
 

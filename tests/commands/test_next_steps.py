@@ -130,6 +130,27 @@ def test_rectangular_inputs_keep_whole_images(options, images, tmp_path, capsys)
     assert "changed to patch_size " in " ".join(lines)
 
 
+def test_commands_keep_the_validation_list(options, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["split", str(images / "train"), "lists"]) == 0
+    Path("lists/train.txt").rename("lists/other.txt")
+    lines = run(f"pretrain {options} --data_path lists/other.txt --output_dir run", capsys)
+    tuning = [*next_commands(lines)["classifier"], *SHORT.split()]
+    assert tuning[tuning.index("--eval_data_path") + 1] == "lists/val.txt"
+    assert main(tuning) == 0
+    data = next_commands([line for line in capsys.readouterr().out.splitlines() if "read: " not in line])["data"]
+    assert data == ["doctor", "--data_path", "lists/other.txt", "--eval_data_path", "lists/val.txt"]
+    assert main(data) == 0
+    monkeypatch.setattr(Classes, "chance", lambda *_: -1.0)
+    assert main([*tuning, "--output_dir", "tuned", "--train_fraction", "0.5"]) == 0
+    commands = next_commands(capsys.readouterr().out.splitlines())
+    assert main(commands["predict"]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.endswith((".png", ".jpg"))]
+    assert len(shown) == len(Path("lists/val.txt").read_text().splitlines())
+    assert not any(".." in line for line in shown)
+    assert main(commands["evaluate"]) == 0
+
+
 def test_lines_of_weights_inspect_are_quoted(options, images, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(f"pretrain {options} --data_path {images} --output_dir 'my run' --max_train_step 1", capsys)

@@ -57,6 +57,16 @@ def test_what_fits_and_what_does_not(printed):
     assert "no layout of 8 such devices makes it fit" in printed(f"{base} --device_memory 1")
 
 
+def test_files_of_the_run_are_read_or_named(printed, tmp_path, capsys):
+    stats = tmp_path / "stats.json"
+    stats.write_text('{"in_chans": 4, "mean": [0.1, 0.2, 0.3, 0.4], "std": [0.1, 0.1, 0.1, 0.1]}')
+    lines = [printed(f"{SMALL} {channels}") for channels in (f"--stats {stats}", "--in_chans 4", "")]
+    assert lines[0] == lines[1] != lines[2]
+    assert "cannot read --stats" in printed(f"{SMALL} --stats {tmp_path / 'none.json'}", 2)
+    assert main(["plan", *f"{PROBE} --depth 1 --finetune {tmp_path / 'none.pd'}".split()]) == 0
+    assert "none.pd does not exist here, so the plan has the sizes of --model" in capsys.readouterr().err
+
+
 def test_the_run_is_counted(printed):
     out = printed("pretrain -c configs/mae/pretrain_vit_base_1600e.yaml --devices 32 --images_per_second 5000")
     assert "111.66 M  parameters" in out

@@ -42,6 +42,7 @@ def test_every_image_is_in_one_list_and_every_class_in_both(photos, tmp_path, ca
     assert split(photos, tmp_path / "lists") == 0
     printed = capsys.readouterr()
     assert "      13       3  all" in printed.out
+    assert f"next, to find unreadable ones: plsc-mae doctor --data_path {tmp_path / 'lists'}" in printed.out
     assert "classes without validation images, because they have a single image: emu" in printed.err
     train, val = found(tmp_path / "lists")
     assert train.classes == val.classes == ("big dog", "cat", "emu")
@@ -133,6 +134,7 @@ def test_a_run_names_the_command_for_a_table(table, tmp_path, capsys):
     words = ["pretrain", "--output_dir", str(tmp_path / "run"), "--data_path"]
     assert main([*words, str(table)]) == 2
     error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1  # no warning that contradicts the error
     assert "labels.csv names 文件名,类别,操作员, which is not in" in error
     assert f"; divide it by `plsc-mae split {table} DST --image_path DIR`" in error
     assert main([*words, str(table.rename(table.with_name("my list.txt")))]) == 2
@@ -183,6 +185,7 @@ def test_lists_beside_images_are_no_split(photos):
         ("PHOTOS PHOTOS/lists", "is in PHOTOS, where the images are"),
         ("PHOTOS OTHER", "has a file val.txt already; choose a new folder as DST"),
         ("PHOTOS/cat LISTS", "have no classes, which are needed for a division by class"),
+        ("PHOTOS/cat LISTS", "`plsc-mae split LABELS.csv DST --image_path PHOTOS/cat` makes lists from a CSV file"),
         ("SPLIT LISTS", "has validation images already, so a run can use it as it is"),
         ("PHOTOS/emu.csv LISTS", "emu.csv"),
         ("PHOTOS LISTS --group_by x(", "is no regular expression"),
@@ -213,9 +216,10 @@ def test_mistakes_write_nothing(photos, tmp_path, capsys, words, sentence):
 
 def test_runs_and_the_doctor_name_the_command(photos, tmp_path, capsys):
     assert main(["compare", "--data_path", str(photos), "--pixels", "8"]) == 2
-    assert f"or divide the images by `plsc-mae split {photos} DST` and give DST" in capsys.readouterr().err
+    ways = f"set --eval_data_path to the validation images, or divide the images by `plsc-mae split {photos} DST`"
+    assert f"{ways} and give DST" in capsys.readouterr().err
     assert main(["doctor", "--data_path", str(photos)]) == 0
-    assert f"no validation images; `plsc-mae split {photos} DST`" in capsys.readouterr().out
+    assert f"no validation images for `finetune`: {ways}" in capsys.readouterr().out
     assert split(photos, tmp_path / "lists") == 0
     assert main(["doctor", "--data_path", str(tmp_path / "lists")]) == 0
     printed = capsys.readouterr().out

@@ -123,6 +123,7 @@ def test_numbers_that_yaml_reads_as_text(yaml_file):
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
+        (["--epochs", "-1", "--mask_ratio", "y"], "--epochs must lie in [1, inf), got -1; --mask_ratio: expected a"),
         (["--mask_ratio", "1.5"], "--mask_ratio must lie in (0, 1), got 1.5"),
         (["-o", "mask_ratio=0"], "-o mask_ratio must lie in (0, 1), got 0.0"),
         (["--lr", "-1"], "--lr must lie in [0, inf), got -1.0"),

@@ -97,6 +97,12 @@ def test_values_become_what_their_annotation_says(raw, hint, expected):
     assert type(found) is type(expected)
 
 
+def test_all_wrong_values_are_named():
+    values = {"rate": Value(2, "--rate"), "sides": Value("x", "--sides"), "note": Value("fine", "--note")}
+    with pytest.raises(ConfigError, match=r"--rate must lie in \[0, 1\), got 2.0; --sides: expected a whole number"):
+        build(Base, values)
+
+
 @pytest.mark.parametrize(
     ("raw", "hint", "told"),
     [

@@ -42,6 +42,11 @@ OPTIONS = {
     "reconstruct": {"--data_path DIR": "'--img_path'", "--checkpoint FILE": "'--model_path'"},
     "extract": {"--images DIR": "'--data_path'", "--model NAME": "'--model_path'"},
     "predict": {"--top_k 3": "'--topk'"},
+    "export": {
+        "--target paddle": "did you mean 'inference'?",
+        "--target hf": "did you mean 'huggingface'?",
+        "--target onxx": "did you mean 'onnx'?",
+    },
     "launch": {"--num_processes 2 knn": "'--nproc_per_node'"},
 }
 

@@ -338,3 +338,24 @@ def test_a_list_takes_the_memory_of_its_table(tmp_path):
 def test_a_table_of_a_generator():
     table = PathTable(str(i) for i in range(1000))
     assert (len(table), table[0], table[999]) == (1000, "0", "999")
+
+
+def test_paths_of_a_list_outside_its_folder_are_short(tmp_path, monkeypatch):
+    touch(tmp_path, "work/tiles/a/0.png", "elsewhere/lists/x.png")
+    (tmp_path / "work/sets/first").mkdir(parents=True)
+    (tmp_path / "work/sets/link").symlink_to(tmp_path / "elsewhere/lists")
+    entries = {
+        "sets/first/val.txt": ("../../tiles/a/0.png", "tiles/a/0.png"),
+        "sets/val.txt": ("../tiles/a/0.png", "tiles/a/0.png"),
+        "val.txt": ("../work/tiles/a/0.png", "../work/tiles/a/0.png"),
+        "sets/link/val.txt": ("../../work/tiles/a/0.png", "sets/link/../../work/tiles/a/0.png"),
+    }
+    monkeypatch.chdir(tmp_path / "work")
+    for file, (entry, path) in entries.items():
+        Path(file).write_text(f"{entry} 0\n")
+        images = list_images(file, "train")
+        assert images.path(0) == path
+        assert images.name(0) == entry  # the rows of predict.csv are those of the list
+        assert Path(path).samefile("tiles/a/0.png")
+    images = list_images(tmp_path / "work/sets/val.txt", "train")
+    assert images.path(0) == f"{tmp_path}/work/tiles/a/0.png"

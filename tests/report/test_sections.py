@@ -65,6 +65,15 @@ def test_metrics_of_several_labels_and_of_numbers(metric, title, rises):
     assert (f"{metric} is 0.25" in judge(run).text) == rises
 
 
+@pytest.mark.parametrize(("best", "answer"), [(-0.2, "not yet"), (0.03, "barely"), (0.4, "yes")])
+def test_a_regression_is_compared_with_the_mean_of_the_labels(best, answer):
+    epochs = [{"epoch": i, "step": i + 1, "train_loss": 1.0, "test_r2": value} for i, value in enumerate((best, -0.5))]
+    verdict = judge(folder(*epochs))
+    assert verdict.answer == answer
+    assert "the mean of the labels" in verdict.text
+    assert ("Raise the learning rate" in verdict.text) == (answer != "yes")
+
+
 def classified(labels: list[int], predicted: list[int], names: list[str], *accuracies: float) -> RunFolder:
     """A classifier's run with these accuracies, whose best epoch ended with these predictions."""
     counts = count_classes(np.array(labels), np.array(predicted), len(names))

@@ -112,7 +112,16 @@ def test_files_of_other_bands_are_described_once_with_the_option_that_reads_them
     assert "120 of 122 files" in err
     assert "--in_chans 4" in err
     assert "--bad_image" not in err
-    assert "120 of 122 files" in finetune(f"{ONE_STEP} --bad_image skip")[2]
+    assert finetune(f"{ONE_STEP} --bad_image skip")[::2] == (2, err)  # one file of 122 would be left
+
+
+def test_a_list_without_a_good_file_is_refused_before_the_run(finetune, damaged):
+    for path in (damaged / "train").glob("*/*.png"):
+        path.write_bytes(b"no image")
+    code, _, err = finetune(f"{ONE_STEP} --bad_image skip")
+    assert code == 2
+    assert "120 of 120 files" in err
+    assert err.endswith("repair or remove the files\n")
 
 
 def test_eval_stops_at_a_bad_image_by_default(finetune, damaged, pretrained, tmp_path):

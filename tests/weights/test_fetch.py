@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -336,6 +337,17 @@ def test_nobody_answers(target, monkeypatch):
     assert "PLSC_MAE_MIRROR" in str(caught.value)
     assert str(target) in str(caught.value)  # to be copied there by hand
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_an_unknown_host_is_not_asked_again(server, target, monkeypatch):
+    def resolve(*_: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("urllib3.util.connection.allowed_gai_family", resolve)
+    pauses: list[float] = []
+    with pytest.raises(CheckpointError, match=r"its host is unknown \(Name or service not known\), or there is no net"):
+        fetch("https://example.org/x", target, pause=pauses.append)
+    assert pauses == []
 
 
 def test_silence_ends(server, target):

@@ -34,7 +34,7 @@ _REPORTS = (*_CONTINUED_REPORTS, "nonfinite-*.json", "hang-*.txt")
 # Options of one start, which config.yaml does not pass on to later ones; the printed command that continues a run has
 # those that still apply.
 CONTINUED_SESSION_OPTIONS = ("max_train_step", "quiet", "json")
-SESSION_OPTIONS = ("overwrite", "resume", *CONTINUED_SESSION_OPTIONS)
+SESSION_OPTIONS = ("overwrite", "resume", "auto_resume", *CONTINUED_SESSION_OPTIONS)
 _CHECKPOINTS = "*checkpoint-*.pd"  # of any --exp_name
 
 

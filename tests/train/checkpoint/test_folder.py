@@ -189,6 +189,13 @@ def test_overwriting_moves_the_old_run_and_nothing_else(folder):
         config(folder, "--overwrite --resume x.pd")
 
 
+def test_options_of_one_start_are_not_repeated(tmp_path):
+    enter(tmp_path / "run", "--auto_resume --max_train_step 3")
+    text = (tmp_path / "run/config.yaml").read_text()
+    assert "auto_resume: false" in text  # else `--config config.yaml` would continue any run of another folder
+    assert "max_train_step: null" in text
+
+
 def test_a_kill_while_files_are_moved_does_not_bring_the_old_run_back(folder):
     """Nor does a checkpoint of another run that somebody copies over those of this one."""
     record(folder, NEW)  # the record is written first
