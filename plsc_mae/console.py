@@ -287,7 +287,7 @@ class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]  # Pytho
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Report an error of `emit`, except that the reader of the stream is gone; the command goes on without it."""
+        """Report an error of `emit`, except that the reader of the stream is gone: the command continues without it."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)
 

@@ -71,7 +71,7 @@ def test_a_regression_is_compared_with_the_mean_of_the_labels(best, answer):
     verdict = judge(folder(*epochs))
     assert verdict.answer == answer
     assert "the mean of the labels" in verdict.text
-    assert ("Raise the learning rate" in verdict.text) == (answer != "yes")
+    assert ("Try a higher learning rate" in verdict.text) == (answer != "yes")
 
 
 def classified(labels: list[int], predicted: list[int], names: list[str], *accuracies: float) -> RunFolder:
