@@ -42,8 +42,8 @@ class DoctorConfig(FormatOptions):
         for name in ("gpu_minutes", "report"):
             if getattr(self, name) is not None and not self.gpu:
                 raise ConfigError(f"--{name} has no effect without --gpu, because it is for the GPU checks only")
-        alone = {"input_size"} if self.patch_size else set()
-        for name in {"eval_data_path", "input_size", "in_chans", "bands", "pixel_range"} - alone:
+        about_images = ("eval_data_path", "in_chans", "bands", "pixel_range")
+        for name in about_images if self.patch_size else (*about_images, "input_size"):
             if getattr(self, name) and not self.data_path:
                 raise ConfigError(f"--{name} has no effect without --data_path, because it is about images")
         check_input_size(self.input_size or ())
