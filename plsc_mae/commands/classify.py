@@ -165,9 +165,10 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
         _warn_of_crops(config, images)
     kept = f"test_{images.kind.best_metric}" if evaluations and not isinstance(task, SweepTask) else ""
     memory = planned_memory(task, config, world)
-    trainer = build_trainer(task, loader, config, world, observers=evaluations, keep_best=kept, planned_memory=memory)
-    if evaluations and images.train is not None:
-        trainer.after_epoch = AfterEpoch(config, evaluations[0], images.class_order, images.train.labels)
+    after = _after_epoch(evaluations, images, config)
+    trainer = build_trainer(
+        task, loader, config, world, observers=evaluations, keep_best=kept, planned_memory=memory, after_epoch=after
+    )
     trainer.fit(start)
     if world.is_main:
         _conclude(trainer, task, images, config)
@@ -188,6 +189,13 @@ def _conclude(trainer: Trainer, task: ClassifyTask | PipelinedTask, images: Imag
         file = trainer.saver.path(BEST)
         used = file if file.exists() else trainer.saver.saved_path
         after_chance(config) if at_chance else after_classification(config, used, trainer.state.run)
+
+
+def _after_epoch(evaluations: Sequence[Evaluation], images: Images, config: ClassifyConfig) -> AfterEpoch | None:
+    """Return the callback of the Trainer; None without validation images."""
+    if not evaluations or images.train is None:
+        return None
+    return AfterEpoch(config, evaluations[0], images.class_order, images.train.labels)
 
 
 def _rates(task: ClassifyTask | PipelinedTask) -> Sequence[str]:

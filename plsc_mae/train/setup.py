@@ -5,7 +5,7 @@ All commands that train, or measure a training step, use this module.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,7 @@ from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 from plsc_mae.train.announcements import announce_plan
 from plsc_mae.train.checkpoint.saver import Saver
-from plsc_mae.train.checkpoint.state import RunState
+from plsc_mae.train.checkpoint.state import Progress, RunState
 from plsc_mae.train.compiled import CompiledTask
 from plsc_mae.train.log.boards import RunOptions
 from plsc_mae.train.log.run_logger import RunLogger
@@ -207,6 +207,7 @@ def build_trainer(
     keep_best: str = "",
     probe: OnlineProbe | None = None,
     planned_memory: int | None = None,
+    after_epoch: Callable[[Progress], None] | None = None,
 ) -> Trainer:
     """Build the Trainer of a run; the main process prints the overview of the run and warns of a doubtful schedule.
 
@@ -220,6 +221,7 @@ def build_trainer(
             keeps none.
         probe: linear classifier trained on the features of the training batches; None for none.
         planned_memory: estimated bytes of tensors at the peak of an update, for the overview; None without an estimate.
+        after_epoch: see `Trainer`.
 
     Raises:
         ConfigError: the options do not fit each other, the data, the processes or the installed packages.
@@ -233,12 +235,9 @@ def build_trainer(
     schedule = task.schedule(config, lr, accumulation.updates)
     state = RunState(stepper, accumulation, probe, world, config)
     policy = NonFinitePolicy(state, loader)
+    folder, options = config.output_dir, RunOptions.of(config)
     log = RunLogger(
-        config.output_dir,
-        config.log_dir or config.output_dir,
-        active=world.is_main,
-        loggers=config.logger or (),
-        described=RunOptions.of(config),
+        folder, config.log_dir or folder, active=world.is_main, loggers=config.logger or (), described=options
     )
     saver = Saver(state, log, config, world, before=policy.before_save)
     if world.is_main:
@@ -256,4 +255,5 @@ def build_trainer(
         n_parameters=n_parameters,
         observers=observers,
         keep_best=keep_best,
+        after_epoch=after_epoch,
     )

@@ -59,10 +59,10 @@ class Trainer:
         observers: evaluate the network or draw pictures, see `Observer`.
         keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd. ""
             keeps none.
-
-    Attributes:
         after_epoch: called in the main process with the position after each epoch, once it is logged and before its
             checkpoints are saved; None for nothing.
+
+    Attributes:
         progress: position of the run.
         metrics: the metrics, by name, of the observers that were due after the last finished epoch.
     """
@@ -79,11 +79,12 @@ class Trainer:
         n_parameters: int,
         observers: Sequence[Observer] = (),
         keep_best: str = "",
+        after_epoch: Callable[[Progress], None] | None = None,
     ) -> None:
         self.state, self.loader, self.schedule = state, loader, schedule
         self.policy, self.log, self.saver = policy, log, saver
         self.n_parameters, self.observers, self.keep_best = n_parameters, observers, keep_best
-        self.after_epoch: Callable[[Progress], None] | None = None
+        self.after_epoch = after_epoch
         self.config, self.world, self.stepper = state.config, state.world, state.stepper
         self.task, self.probe, self.accumulation = state.task, state.probe, state.accumulation
         self.trivial_losses = TrivialLosses(self.task, Path(self.config.output_dir))
