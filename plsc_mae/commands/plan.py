@@ -17,7 +17,7 @@ from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.classifier_weights import read_start
 from plsc_mae.loading.encoder_sizes import settle_sizes
 from plsc_mae.methods.base import Task
-from plsc_mae.methods.contract import describe_network
+from plsc_mae.methods.contract import describe_changes
 from plsc_mae.parallel.gpu import AMPERE, VOLTA, Capability, current_capability, has_gpu
 from plsc_mae.plan.activations import HALF
 from plsc_mae.plan.advice import Changes, remedy
@@ -61,7 +61,8 @@ def run(config: PlannedRun) -> None:
         *_memory(found),
         *_communication(found),
     ]
-    print(f"plan of {config.phase} {describe_network(config)}: {_devices(config)}, {_arithmetic(config, found)}")
+    network = f"{config.model}{describe_changes(config)}"
+    print(f"plan of {config.phase} {network}: {_devices(config)}, {_arithmetic(config, found)}")
     print(_table(rows))
     print(_verdict(drawn, config, found))
     if config.measure:

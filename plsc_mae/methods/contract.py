@@ -290,12 +290,12 @@ def sizes_of_model(name: str) -> dict[str, Any]:
     return {size: arguments[size] for size in ENCODER_SIZES}
 
 
-def describe_network(config: TrainingConfig) -> str:
-    """Return the name of a run's network with the sizes that differ from its own, if any.
+def describe_changes(config: TrainingConfig) -> str:
+    """Return the sizes of a run's encoder that differ from those of --model, in brackets after a space, or "".
 
-    For example: `vit_base_patch16 changed to patch_size 8, embed_dim 64, depth 4, num_heads 4`.
+    For example: ` (changed to patch_size 8, embed_dim 64, depth 4, num_heads 4)`.
     """
     given = {name: getattr(config, name) for name in ENCODER_SIZES}
     own = sizes_of_model(config.model)
     changed = ", ".join(f"{name} {size:g}" for name, size in given.items() if size not in (None, own[name]))
-    return f"{config.model} changed to {changed}" if changed else config.model
+    return f" (changed to {changed})" if changed else ""

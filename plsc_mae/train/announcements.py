@@ -17,7 +17,7 @@ from plsc_mae.config import LinprobeConfig, TrainingConfig
 from plsc_mae.config.schema import to_line
 from plsc_mae.data.imagefolder import ImageDataset
 from plsc_mae.data.loader import BatchLoader
-from plsc_mae.methods.contract import describe_network
+from plsc_mae.methods.contract import describe_changes
 from plsc_mae.parallel.world import World
 from plsc_mae.train.checkpoint.folder import CONTINUED_SESSION_OPTIONS, config_path
 from plsc_mae.train.checkpoint.state import Progress, RunState
@@ -74,7 +74,7 @@ def announce_plan(
                 *([f"options for small sets: {guides('few-images')}"] if images <= FEW_IMAGES else []),
             ]
         ),
-        "network": f"{describe_network(config)}: {in_millions(n_parameters)} trainable parameters, "
+        "network": f"{config.model}: {in_millions(n_parameters)} trainable parameters{describe_changes(config)}, "
         f"{state.stepper.precision.note}{kernels}",
         "recipe": _recipe(config, world, updates),
         "options": f"{options}; the others have the defaults of {config.method}" if options else "all by default",

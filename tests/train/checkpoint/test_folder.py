@@ -190,8 +190,8 @@ def test_overwriting_moves_the_old_run_and_nothing_else(folder):
 
 
 def test_options_of_one_start_are_not_repeated(tmp_path):
-    enter(tmp_path / "run", "--auto_resume --max_train_step 3")
-    text = (tmp_path / "run/config.yaml").read_text()
+    enter(tmp_path, "--auto_resume --max_train_step 3")
+    text = (tmp_path / "config.yaml").read_text()
     assert "auto_resume: false" in text  # else `--config config.yaml` would continue any run of another folder
     assert "max_train_step: null" in text
 
