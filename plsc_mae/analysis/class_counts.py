@@ -83,12 +83,14 @@ def describe_missed(images: Counts, predicted: Counts, names: Sequence[str]) -> 
     return f"no image is classified as {shown}{more}"
 
 
-def describe_imbalance(images: Counts) -> str:
+def describe_imbalance(images: Counts | None) -> str:
     """Return a sentence part about training on unbalanced classes; "" if no class has twice the images of another.
 
     Args:
-        images: number of images [K] of each class.
+        images: number of training images [K] of each class; None if it is unknown, which gives "".
     """
+    if images is None:
+        return ""
     sizes = images[images > 0]
     if sizes.max() < UNBALANCED * sizes.min():
         return ""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from plsc_mae.analysis.class_counts import ClassCounts, chance_accuracy
+from plsc_mae.analysis.class_counts import ClassCounts, chance_accuracy, describe_imbalance
 from plsc_mae.analysis.confusion import Counts
 from plsc_mae.commands.next_steps import RATE_PAGES
 from plsc_mae.config import ClassifyConfig, FinetuneConfig
@@ -53,23 +53,25 @@ class AfterEpoch:
             return
         outputs = len(counts.images)
         names = [*self.order.names, *map(str, range(len(self.order.names), outputs))]
-        self.results.write(names, EpochCounts(at.epoch - 1, at.step, counts), at.best_step)
+        trained = np.bincount(self.labels, minlength=outputs)
+        self.results.write(names, EpochCounts(at.epoch - 1, at.step, counts), at.best_step, trained)
         if at.epoch == hint_epoch(self.config, at.step / at.epoch):
             records = read_lines(Path(self.config.output_dir) / "log.txt")
             smoothing = self.config.smoothing if isinstance(self.config, FinetuneConfig) else 0.0
-            balanced, trained = self.config.balance_classes, np.bincount(self.labels, minlength=outputs)
+            balanced = self.config.balance_classes
             level = loss_of_shares(np.sign(trained) if balanced else trained, smoothing)
             if learns_nothing(records, counts, at.best, level, balanced=balanced):
-                self._hint(at, chance_accuracy(counts.images, balanced=balanced))
+                self._hint(at, chance_accuracy(counts.images, balanced=balanced), trained)
 
-    def _hint(self, at: Progress, limit: float) -> None:
+    def _hint(self, at: Progress, limit: float, trained: Counts) -> None:
+        unbalanced = "" if self.config.balance_classes else describe_imbalance(trained)
         logger.warning(
             "after %d of %d epochs the network is still at chance: %s %.4g, the best so far, is no more than "
             "luck (up to %.4g), and train_loss and test_loss have hardly fallen, or no further than the frequencies of "
-            "the classes explain; stop the run with Ctrl-C and start another with %s: %s",
+            "the classes explain; stop the run with Ctrl-C and start another with %s: %s%s",
             *(at.epoch, self.config.epochs),
             *("test_balanced_acc" if self.config.balance_classes else "test_acc1", at.best, limit),
-            *(remedy_at_chance(self.config), RATE_PAGES),
+            *(remedy_at_chance(self.config), RATE_PAGES, f"; {unbalanced}" if unbalanced else ""),
         )
 
 

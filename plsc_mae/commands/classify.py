@@ -163,6 +163,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     if world.is_main:
         _warn_of_small_data(config, len(loader))
         _warn_of_crops(config, images)
+        _advise_balance(config, images)
     kept = f"test_{images.kind.best_metric}" if evaluations and not isinstance(task, SweepTask) else ""
     memory = planned_memory(task, config, world)
     after = _after_epoch(evaluations, images, config)
@@ -179,7 +180,7 @@ def _conclude(trainer: Trainer, task: ClassifyTask | PipelinedTask, images: Imag
     """Print the warnings and the next steps of a finished run, or the table of a sweep."""
     at_chance = False
     if images.val is not None:
-        _warn_of_missed_classes(Path(config.output_dir))
+        _warn_of_missed_classes(config)
         names = [f"test_{images.kind.best_metric}_{name}" for name in _rates(task)]
         best = max([trainer.progress.best, *(trainer.metrics.get(name, -math.inf) for name in names)])
         at_chance = warn_of_chance(config, images.kind, best, images.val.labels)
@@ -214,6 +215,14 @@ def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
         _warn_of_short_finetuning(config, config.epochs * -(-iterations // config.accum_iter))
 
 
+def _advise_balance(config: ClassifyConfig, images: Images) -> None:
+    """Log the option for unbalanced classes if the training images need it."""
+    if images.train is None or images.kind.dense or config.balance_classes:
+        return
+    if advice := describe_imbalance(np.bincount(images.train.labels)):
+        logger.info("%s", advice)
+
+
 def _warn_of_crops(config: ClassifyConfig, images: Images) -> None:
     """Warn if no crop can hold a whole training image of the typical shape, in runs with such crops."""
     if isinstance(images.train, ImageList) and crops_by_area(config):
@@ -232,15 +241,16 @@ def _warn_of_short_finetuning(config: FinetuneConfig, updates: int) -> None:
         )
 
 
-def _warn_of_missed_classes(folder: Path) -> None:
+def _warn_of_missed_classes(config: ClassifyConfig) -> None:
     """Warn if, after the epoch of the best checkpoint, no validation image is classified as some class."""
-    results = read_class_results(folder)
+    results = read_class_results(Path(config.output_dir))
     if results is None:
         return
     found, which = (results.best, "the best one") if results.best else (results.last, "the last one")
     names = [escape_name(name) for name in results.names]
     if missed := describe_missed(found.counts.images, found.counts.predicted, names):
-        logger.warning("after epoch %d, %s, %s", found.epoch, which, missed)
+        unbalanced = "" if config.balance_classes else describe_imbalance(results.trained)
+        logger.warning("after epoch %d, %s, %s%s", found.epoch, which, missed, f"; {unbalanced}" if unbalanced else "")
 
 
 def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels: npt.NDArray[Any]) -> bool:
@@ -256,12 +266,11 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
     """
     if not math.isfinite(best) or not best <= (limit := kind.chance(labels)) < kind.perfect:
         return False
-    unbalanced = "" if kind.dense or config.balance_classes else describe_imbalance(np.bincount(labels))
     logger.warning(
         "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for the "
         "validation images reach up to %.4g; try %s, or check with `plsc-mae doctor` that the labels belong to the "
-        "images: %s%s",
-        *(kind.best_metric, best, limit, remedy_at_chance(config), RATE_PAGES, f"; {unbalanced}" if unbalanced else ""),
+        "images: %s",
+        *(kind.best_metric, best, limit, remedy_at_chance(config), RATE_PAGES),
     )
     return True
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from paddle import nn
 
 from plsc_mae import console
+from plsc_mae.analysis.class_counts import describe_imbalance
 from plsc_mae.commands import usage_lines
 from plsc_mae.config import FINETUNE, ClassifyConfig, PretrainConfig, TrainingConfig
 from plsc_mae.data.classify import TINY_SIDE
@@ -48,24 +52,26 @@ def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Pat
         lines = usage_lines.training(str(checkpoint), config.method, usage_lines.sizes_of(encoder), stores_sizes=True)
         if "finetune" in lines:
             tuned = shlex.quote(str(folder.with_name(f"{folder.name}-finetune")))
-            labeled = len(images) if len(images.classes) > 1 else 0
-            line = f"{lines['finetune']} --output_dir {tuned}{_classifier_flags(config, labeled, encoder.embed_dim)}"
-            own = f"--data_path {_data(config)}" if labeled else f"--data_path {PLACEHOLDER}"
-            steps["classifier"] = line.replace(f"--data_path {PLACEHOLDER}", own)
+            labeled = images.labels if len(images.classes) > 1 else None
+            flags = _classifier_flags(config, labeled, encoder.embed_dim)
+            line = f"{lines['finetune']} --output_dir {tuned}{flags}"
+            own = PLACEHOLDER if labeled is None else _data(config)
+            steps["classifier"] = line.replace(f"--data_path {PLACEHOLDER}", f"--data_path {own}")
     steps["others"] = f"plsc-mae weights inspect {shlex.quote(str(checkpoint))}"
     _print(steps)
 
 
-def _classifier_flags(config: PretrainConfig, labeled: int, width: int) -> str:
+def _classifier_flags(config: PretrainConfig, labels: npt.NDArray[Any] | None, width: int) -> str:
     """Return the flags that fine-tuning needs on the images of the pre-training, with leading spaces.
 
     Args:
         config: options of the pre-training.
-        labeled: number of its images; 0 if they have fewer than two classes and cannot train the classifier.
+        labels: class numbers of its images; None if they have fewer than two classes and cannot train the classifier.
         width: width of the encoder.
     """
     flags, default = _tile(config) + _crops(config), FINETUNE[config.method]
-    is_small = 0 < labeled <= FEW_IMAGES
+    labeled = 0 if labels is None else len(labels)
+    is_small = labels is not None and labeled <= FEW_IMAGES
     batch_size = min(config.batch_size, FEW_BATCH if is_small else default.batch_size)
     if batch_size < default.batch_size:  # there may be fewer images than in a default batch
         flags += f" --batch_size {batch_size}"
@@ -75,6 +81,8 @@ def _classifier_flags(config: PretrainConfig, labeled: int, width: int) -> str:
         if width < NARROW:
             name = "blr" if default.lr is None else "lr"
             flags += f" --{name} {higher_rate(getattr(default, name)):g}"
+    if labels is not None and describe_imbalance(np.bincount(labels)):
+        flags += " --balance_classes"
     if config.bad_image == "skip":
         flags += " --bad_image skip"
     if labeled and not _has_validation(config.data_path):

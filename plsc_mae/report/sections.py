@@ -164,7 +164,7 @@ def classes(run: RunFolder) -> str:
     note = f"Validation images after epoch {found.epoch}, {which}; the worst classes come first."
     parts = [paragraph(f"{note} The last column counts images of any class.", "sub")]
     if missed := describe_missed(counts.images, counts.predicted, [escape_name(name) for name in names]):
-        unbalanced = "" if run.options.get("balance_classes") else describe_imbalance(counts.images)
+        unbalanced = "" if run.options.get("balance_classes") else describe_imbalance(run.classes.trained)
         text = f"{missed}; {unbalanced}" if unbalanced else missed
         parts.append(paragraph(f"{text[0].upper()}{text[1:]}.", "verdict no"))
     rows = [

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from plsc_mae.analysis.class_counts import ClassCounts
+from plsc_mae.analysis.confusion import Counts
 from plsc_mae.files import MARK, result_replacement
 from plsc_mae.names import as_json
 from plsc_mae.train.checkpoint.folder import CLASS_RESULTS
 
-_LAST, _BEST = "last", "best"
+_LAST, _BEST, _TRAINED = "last", "best", "training_images"
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,13 @@ class ClassResults(NamedTuple):
         names: names of the classes.
         last: counts after the newest epoch.
         best: counts after the epoch of checkpoint-best.pd; None if they are unknown.
+        trained: number of training images [K] of each class; None if it is unknown.
     """
 
     names: Sequence[str]
     last: EpochCounts
     best: EpochCounts | None
+    trained: Counts | None = None
 
 
 def read_class_results(folder: Path) -> ClassResults | None:
@@ -54,8 +57,14 @@ def read_class_results(folder: Path) -> ClassResults | None:
         content = json.loads((folder / CLASS_RESULTS).read_text(encoding="utf-8"))
         names = [str(name) for name in content["names"]]
         best = content.get(_BEST)
+        trained = None if (found := content.get(_TRAINED)) is None else np.asarray(found, np.int64)
+        if trained is not None and trained.shape != (len(names),):
+            return None
         return ClassResults(
-            names, _read_entry(content[_LAST], len(names)), None if best is None else _read_entry(best, len(names))
+            names,
+            _read_entry(content[_LAST], len(names)),
+            None if best is None else _read_entry(best, len(names)),
+            trained,
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
@@ -75,13 +84,14 @@ class ClassResultsWriter:
         self.folder = folder
         self._warned = False
 
-    def write(self, names: Sequence[str], last: EpochCounts, best_step: int) -> None:
+    def write(self, names: Sequence[str], last: EpochCounts, best_step: int, trained: Counts | None = None) -> None:
         """Replace the file; if it cannot be written, only warn, and only once.
 
         Args:
             names: names of the classes.
             last: counts after the epoch that has just ended.
             best_step: number of finished updates after the best epoch; -1 without one.
+            trained: number of training images [K] of each class; None leaves it out.
         """
         best: EpochCounts | None = last
         if best_step != last.step:
@@ -89,10 +99,13 @@ class ClassResultsWriter:
             known = earlier.best if earlier is not None and list(earlier.names) == list(names) else None
             best = known if known is not None and known.step == best_step else None
         entries = {_LAST: _entry(last), _BEST: None if best is None else _entry(best)}
+        shared: dict[str, Any] = {"names": list(names)}
+        if trained is not None:
+            shared[_TRAINED] = trained.tolist()
         path = self.folder / CLASS_RESULTS
         try:
             with result_replacement(path) as temporary:
-                content = as_json({"origin": MARK, "names": list(names), **entries})
+                content = as_json({"origin": MARK, **shared, **entries})
                 temporary.write_text(content + "\n", encoding="utf-8")
         except OSError as error:
             if not self._warned:

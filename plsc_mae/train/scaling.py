@@ -28,9 +28,11 @@ def remedy_at_chance(config: ClassifyConfig) -> str:
         return f"higher rates with {flag('lr_sweep')}, or more epochs"
     name, rate = config.given_rate
     images = 256 if scales_with_batch(config) else config.batch_size * config.accum_iter
-    higher = higher_rate(rate, (USEFUL_RATE if config.probe == "none" else USEFUL_PROBE_RATE) * images / 256)
+    limit = (USEFUL_RATE if config.probe == "none" else USEFUL_PROBE_RATE) * images / 256
+    higher = higher_rate(rate, limit)
     if higher is None:
-        return f"longer pre-training, more epochs or a larger input, since {name} {rate:g} is high already"
+        longer = "longer pre-training, " if config.finetune else ""
+        return f"{longer}more epochs or a larger input, since {name} {rate:g} is near the highest useful one, {limit:g}"
     return f"a higher {name}, for example {higher:g} instead of {rate:g}, or more epochs"
 
 

@@ -99,7 +99,7 @@ def gray_list(tmp_path) -> Path:
     for i in range(10):
         Image.fromarray(rng.integers(0, 4096, (32, 32), np.uint16)).save(folder / f"{i}.png")
     (folder / "10.png").write_bytes(b"no image")
-    (folder / "my list.txt").write_text("".join(f"{i}.png {i % 2}\n" for i in range(11)))
+    (folder / "my list.txt").write_text("".join(f"{i}.png {int(i % 4 == 0)}\n" for i in range(11)))
     return folder / "my list.txt"
 
 
@@ -116,6 +116,7 @@ def test_commands_work_for_few_gray_images_without_validation(
     capsys.readouterr()
     assert main(commands["others"]) == 0
     assert "converted" not in "".join(capsys.readouterr())  # all commands read one channel
+    assert "--balance_classes" in commands["classifier"]  # 3 and 8 images
     assert main([*commands["classifier"], *SHORT.split()]) == 0
     commands = next_commands(capsys.readouterr().out.splitlines())
     assert list(commands) == ["learning", "predict", "deploy", "others"]

@@ -74,12 +74,17 @@ def test_a_regression_is_compared_with_the_mean_of_the_labels(best, answer):
     assert ("Try a higher learning rate" in verdict.text) == (answer != "yes")
 
 
-def classified(labels: list[int], predicted: list[int], names: list[str], *accuracies: float) -> RunFolder:
-    """A classifier's run with these accuracies, whose best epoch ended with these predictions."""
+def classified(
+    labels: list[int], predicted: list[int], names: list[str], *accuracies: float, trained: list[int] | None = None
+) -> RunFolder:
+    """A classifier's run with these accuracies, whose best epoch ended with these predictions.
+
+    `trained` is the number of training images of each class.
+    """
     counts = count_classes(np.array(labels), np.array(predicted), len(names))
     last = counts._replace(correct=np.zeros_like(counts.correct))
     epochs = [{"epoch": i, "step": i + 1, "train_loss": 1.0, "test_acc1": x} for i, x in enumerate(accuracies)]
-    results = ClassResults(names, EpochCounts(4, 5, last), EpochCounts(3, 4, counts))
+    results = ClassResults(names, EpochCounts(4, 5, last), EpochCounts(3, 4, counts), trained and np.array(trained))
     return dataclasses.replace(folder(*epochs), classes=results)
 
 
@@ -129,18 +134,23 @@ def test_a_balanced_run_is_compared_with_guesses(best, answer):
     assert judge(run).answer == "not yet"
 
 
-def test_missed_classes_of_an_unbalanced_set_have_advice():
-    run = classified([0] * 80 + [1] * 10, [0] * 90, ["cat", "dog"], 88.0)
-    assert "plsc-mae finetune --balance_classes" in classes(run)
+def test_missed_classes_of_an_unbalanced_training_set_have_advice():
+    labels, missed = [0] * 10 + [1] * 10, ([0] * 20, ["cat", "dog"], 50.0)
+    run = classified(labels, *missed, trained=[80, 10])
+    assert "unbalanced, 10 to 80 images: `plsc-mae finetune --balance_classes" in unescape(classes(run))
     assert "--balance_classes" not in classes(dataclasses.replace(run, options={"balance_classes": True}))
-    assert "--balance_classes" not in classes(classified([0] * 12 + [1] * 10, [0] * 22, ["cat", "dog"], 54.0))
+    for even in (classified(labels, *missed, trained=[12, 10]), classified([0] * 80 + [1] * 10, [0] * 90, *missed[1:])):
+        assert "--balance_classes" not in classes(even)
 
 
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
         ("phase: finetune\nblr: 0.001", "Try a higher --blr, for example 0.01 instead of 0.001"),
-        ("phase: finetune\nblr: 0.1", "Try longer pre-training, more epochs or a larger input"),
+        (
+            "phase: finetune\nblr: 0.1",
+            "Try more epochs or a larger input, since --blr 0.1 is near the highest useful one, 0.1",
+        ),
         ("phase: finetune\nblr: high", "Try a higher learning rate or more epochs, or check the classes with plsc-mae"),
     ],
 )

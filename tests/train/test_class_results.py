@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 
@@ -10,6 +11,7 @@ import pytest
 
 from plsc_mae.analysis.class_counts import count_classes
 from plsc_mae.commands import classify
+from plsc_mae.config import FINETUNE
 from plsc_mae.train.class_results import ClassResultsWriter, EpochCounts, read_class_results
 
 NAMES = ["cat", "dog\udcff"]  # a folder's name that is not UTF-8
@@ -30,11 +32,20 @@ def write(folder, *epochs: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("best", "told"), [(1, "after epoch 1, the best one, "), (2, "after epoch 2, the best one, ")])
 def test_the_end_of_a_training_names_missed_classes(tmp_path, caplog, monkeypatch, best, told):
     monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
-    classify._warn_of_missed_classes(tmp_path)  # a run without results
+    config = FINETUNE["mae"](output_dir=str(tmp_path))
+    classify._warn_of_missed_classes(config)  # a run without results
     for number in (1, 2):
         counts = count_classes(np.repeat([0, 1], 4), np.zeros(8, np.int64), 2)
-        ClassResultsWriter(tmp_path).write(NAMES, EpochCounts(number, number, counts), min(number, best))
-    classify._warn_of_missed_classes(tmp_path)
+        ClassResultsWriter(tmp_path).write(
+            NAMES, EpochCounts(number, number, counts), min(number, best), np.array([9, 3])
+        )
+    classify._warn_of_missed_classes(config)
+    (message,) = set(caplog.messages)
+    assert message.startswith(
+        f"{told}no image is classified as 'dog\\xff' (4 images); the classes are unbalanced, 3 to 9 "
+    )
+    caplog.clear()
+    classify._warn_of_missed_classes(dataclasses.replace(config, balance_classes=True))
     assert set(caplog.messages) == {f"{told}no image is classified as 'dog\\xff' (4 images)"}
 
 

@@ -19,12 +19,15 @@ def test_low_rates_are_raised_in_larger_steps_up_to_the_highest_useful_one(rate,
     ("config", "remedy"),
     [
         (FINETUNE["mae"](lr=None, blr=1e-3), "a higher --blr, for example 0.01 instead of 0.001, or more epochs"),
-        (FINETUNE["mae"](lr=None, blr=USEFUL_RATE), "longer pre-training, more epochs or a larger input, since --blr "),
+        (
+            FINETUNE["mae"](lr=None, blr=USEFUL_RATE),
+            "more epochs or a larger input, since --blr 0.1 is near the highest",
+        ),
         (FINETUNE["mae"](lr=5e-4, batch_size=16), "a higher --lr, for example 0.005 instead of 0.0005"),
-        (FINETUNE["mae"](lr=5e-3, batch_size=16), "longer pre-training"),  # 0.08 per 256 images
+        (FINETUNE["mae"](lr=5e-3, batch_size=16, finetune="a.pd"), "longer pre-training, "),  # 0.08 per 256 images
         (FINETUNE["mae_priv"](lr=5e-3, batch_size=16), "a higher --lr, for example 0.05 "),  # is per 256 images
         (LINPROBE["mae"](lr=None, blr=100.0), "a higher --blr, for example 300 instead of 100"),
-        (LINPROBE["mae"](lr=None, blr=USEFUL_PROBE_RATE), "longer pre-training"),
+        (LINPROBE["mae"](lr=None, blr=USEFUL_PROBE_RATE), "more epochs"),
         (LINPROBE["mae"](lr_sweep=(0.1, 1.0)), "higher rates with --lr_sweep, or more epochs"),
     ],
 )
