@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ from plsc_mae.report.run_folder import is_number, read_lines
 from plsc_mae.train.checkpoint.state import Progress
 from plsc_mae.train.class_results import ClassResultsWriter, EpochCounts
 from plsc_mae.train.observers.base import Evaluation
-from plsc_mae.train.scaling import remedy_at_chance
+from plsc_mae.train.scaling import epochs_to_learn, remedy_at_chance
 
-HINT_SHARE = 1 / 3  # of the epochs, after which a run that learns nothing gets a hint
-LEARNING_EPOCHS = 3  # at the peak of the learning rate that a run must have had before the hint
 FALLEN, RISEN = 0.95, 1.1  # a training loss between these multiples of an earlier epoch mean has not moved
 CLOSE = 0.98  # a loss below this multiple of that of the class shares is better than they are
 
@@ -78,12 +75,9 @@ class AfterEpoch:
 def hint_epoch(config: ClassifyConfig, updates_per_epoch: float) -> int:
     """Return the number of finished epochs after which a run that learns nothing gets a hint; 0 for never.
 
-    That is a third of the run, but at least LEARNING_EPOCHS after the warm-up. Beyond half of the run, the warning at
-    its end is soon enough.
+    Beyond half of the run, the warning at its end is soon enough.
     """
-    steps = getattr(config, "warmup_steps", -1)
-    warmup = steps / updates_per_epoch if steps > 0 else config.warmup_epochs
-    epoch = math.ceil(max(HINT_SHARE * config.epochs, warmup + LEARNING_EPOCHS))
+    epoch = epochs_to_learn(config, updates_per_epoch)
     return epoch if epoch <= config.epochs / 2 else 0
 
 

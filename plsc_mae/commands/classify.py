@@ -418,3 +418,8 @@ def _print_sweep(task: SweepTask, metrics: dict[str, float]) -> None:
         lines.append(f"{rate:9.4g}  {accuracy:9.2f}  {loss:9.4f}")
         rows.append({"rate": rate, "test_acc1": accuracy, "test_loss": loss})
     console.print_result("\n".join(lines), {"event": "sweep", "rates": rows})
+    logger.info(
+        "the checkpoints hold no classifier and only continue this sweep, with --auto_resume; a run with one of these "
+        "rates as %s trains a classifier",
+        task.peak_name,
+    )

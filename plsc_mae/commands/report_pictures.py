@@ -54,11 +54,11 @@ def encoder_pictures(config: ReportConfig, run: RunFolder) -> tuple[Image.Image,
     with paddle.no_grad():
         features = next(iter(tokens(batch).values())).numpy()
         weights = attention_maps(encoder, normalize(batch))[-1].mean(axis=1)
-    pool: Pool = "mean" if encoder.cls_token is None else "cls"
+    pool: Pool = "mean" if encoder.cls_token is None or run.options.get("global_pool") else "cls"
     registers = encoder.num_prefix_tokens - int(encoder.cls_token is not None)
     relevance = patch_relevance(weights, encoder.grid, pool, registers)
     colors = principal_colors(features).reshape(len(pixels), *encoder.grid, 3)
-    asker = "the patch tokens" if encoder.cls_token is None else "the class token"
+    asker = "the patch tokens" if pool == "mean" else "the class token"
     panel = compose(
         {
             "image": pixels,

@@ -70,13 +70,16 @@ def _curves(runs: Sequence[RunFolder], names: Sequence[str]) -> str:
 def _final_numbers(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
     """Return rows (metric, newest finite value in log.txt of every run), with None for a run without one.
 
-    If any run recorded losses of trivial predictors, the last row has the lowest one of every run.
+    A metric that should rise has a second row, with its best values. If any run recorded losses of trivial predictors,
+    the last row has the lowest one of every run.
     """
     names = dict.fromkeys(name for found in runs for record in found.epochs for name in record if name != "run")
     rows: list[Sequence[Any]] = []
     for name in names:
         seen = [[record[name] for record in found.epochs if is_number(record.get(name))] for found in runs]
         rows.append((name, *(values[-1] if values else None for values in seen)))
+        if sections.rises(name):
+            rows.append((f"best {name}", *(max(values, default=None) for values in seen)))
     verdicts = [judge(found) for found in runs]
     if any(verdict.levels for verdict in verdicts):
         rows.append(("best trivial predictor", *(min(v.levels.values(), default=None) for v in verdicts)))

@@ -135,13 +135,13 @@ def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[
 
 
 def _frame(xs: _Axis, ys: _Axis, x_label: str) -> Iterator[str]:
-    for tick in ys.ticks:
+    for tick, text in zip(ys.ticks, tick_texts(ys.ticks), strict=True):
         y = ys.position(tick, HEIGHT - BOTTOM, TOP)
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" />'
-        yield f'<text class="y" x="{LEFT - 6}" y="{y + 4:.1f}">{tick_text(tick)}</text>'
-    for tick in xs.ticks:
+        yield f'<text class="y" x="{LEFT - 6}" y="{y + 4:.1f}">{text}</text>'
+    for tick, text in zip(xs.ticks, tick_texts(xs.ticks), strict=True):
         x = xs.position(tick, LEFT, WIDTH - RIGHT)
-        yield f'<text class="x" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{tick_text(tick)}</text>'
+        yield f'<text class="x" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{text}</text>'
     yield f'<text class="x" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}">{escape(x_label)}</text>'
 
 
@@ -156,9 +156,13 @@ def _dashed_line(level: Level, x1: float, x2: float, y: float) -> str:
     return f'<line class="level" stroke-dasharray="{level.dashes}" {at} />'
 
 
-def tick_text(value: float) -> str:
-    """Return the label of a tick, with at most four significant digits."""
-    return "0" if abs(value) < 1e-15 else f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e")
+def tick_texts(ticks: Sequence[float]) -> list[str]:
+    """Return the labels of ticks, with four significant digits, or more if some would be equal."""
+    for digits in range(4, 16):
+        texts = ["0" if abs(tick) < 1e-15 else f"{tick:.{digits}g}" for tick in ticks]
+        if len(set(texts)) == len(ticks):
+            break
+    return [text.replace("e-0", "e-").replace("e+0", "e") for text in texts]
 
 
 def _legend(colored: Sequence[tuple[str, Curve]], levels: Sequence[Level]) -> Iterator[str]:

@@ -35,6 +35,7 @@ text.y{text-anchor:end}text.x{text-anchor:middle}
 .legend .sample{width:36px;height:6px;margin-right:.4em;vertical-align:middle}
 table{border-collapse:collapse;font-size:.92em}th,td{padding:.2em .7em;text-align:left;border-bottom:1px solid #e3e9ef}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}.scroll{overflow-x:auto}
+td:first-child{white-space:nowrap}
 img{max-width:100%}.pictures{display:flex;flex-wrap:wrap;gap:1em}.pictures img{max-height:280px}
 .small{image-rendering:pixelated}
 summary{cursor:pointer}pre{white-space:pre-wrap;margin:0}
@@ -101,7 +102,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
         cells = (f'<td class="n">{number(x)}</td>' if is_number(x) else f"<td>{number(_joined(x))}</td>" for x in row)
         lines.append(f"<tr>{''.join(cells)}</tr>")
     kinds = (' class="n"' if i in numeric else "" for i in range(len(head)))
-    heads = "".join(f"<th{kind}>{escape(name)}</th>" for name, kind in zip(head, kinds, strict=True))
+    # A long name such as test_balanced_acc can break after each "_", so that more columns fit.
+    heads = "".join(
+        f"<th{kind}>{escape(name).replace('_', '_<wbr />')}</th>" for name, kind in zip(head, kinds, strict=True)
+    )
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from plsc_mae.analysis.class_counts import ClassCounts, describe_imbalance, describe_missed
+from plsc_mae.analysis.class_counts import ClassCounts
 from plsc_mae.analysis.health import EXTREMES
-from plsc_mae.names import escape_name
 from plsc_mae.report.charts import Curve, line_chart
 from plsc_mae.report.page import bullets, figure, folded, pairs, paragraph, picture, reference, table
 from plsc_mae.report.published import compare_published
 from plsc_mae.report.run_folder import Picture, RunFolder, is_number
-from plsc_mae.report.verdict import ADVICE_PAGES, judge
+from plsc_mae.report.verdict import ADVICE_PAGES, judge, missed_classes
 from plsc_mae.wording import counted, ordinal
 
 UPDATE = "update"
@@ -63,7 +62,7 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 def learning(run: RunFolder) -> str:
     """Return the answer to "is it learning?" and, if known, the loss curve and the losses of trivial predictors."""
     verdict = judge(run)
-    color = {"yes": " yes", "barely": "", "in part": " yes", "not yet": " no", "unknown": ""}[verdict.answer]
+    color = {"yes": " yes", "barely": "", "in part": "", "not yet": " no", "unknown": ""}[verdict.answer]
     parts = [paragraph(verdict.text, f"verdict{color}")]
     if verdict.advice:
         parts.append(reference(verdict.advice, ADVICE_PAGES))
@@ -131,15 +130,19 @@ def pictures(run: RunFolder) -> str:
     return "".join(parts) + (paragraph(f"{left} further series are in VisualDL.", "sub") if left else "")
 
 
+def rises(metric: str) -> bool:
+    """Return whether a field of log.txt is a metric of evaluations that is better if larger."""
+    return any(part in metric for part in _RISING) and not metric.startswith("train_")
+
+
 def evaluations(run: RunFolder) -> str:
     """Return the best values of the evaluation metrics that should rise, and a table of up to MAX_ROWS epochs."""
     if not run.epochs:
         return ""
     names = list(dict.fromkeys(name for record in run.epochs for name in record if name not in POSITION))
     names.sort(key=lambda name: name in SETTINGS)  # these columns come last
-    accuracies = [name for name in names if any(part in name for part in _RISING) and not name.startswith("train_")]
     best = []
-    for name in accuracies:
+    for name in filter(rises, names):
         seen = [(record[name], record["epoch"]) for record in run.epochs if is_number(record.get(name))]
         if seen:
             value, epoch = max(seen, key=lambda item: item[0])
@@ -163,10 +166,8 @@ def classes(run: RunFolder) -> str:
     which = "the best one, of checkpoint-best.pd" if run.classes.best is found else "the newest one"
     note = f"Validation images after epoch {found.epoch}, {which}; the worst classes come first."
     parts = [paragraph(f"{note} The last column counts images of any class.", "sub")]
-    if missed := describe_missed(counts.images, counts.predicted, [escape_name(name) for name in names]):
-        unbalanced = "" if run.options.get("balance_classes") else describe_imbalance(run.classes.trained)
-        text = f"{missed}; {unbalanced}" if unbalanced else missed
-        parts.append(paragraph(f"{text[0].upper()}{text[1:]}.", "verdict no"))
+    if missed := missed_classes(run):
+        parts.append(paragraph(missed, "verdict no"))
     rows = [
         (names[i], int(counts.images[i]), float(accuracy[i]), _confusion(counts, i, names), int(counts.predicted[i]))
         for i in order[:MAX_CLASSES].tolist()

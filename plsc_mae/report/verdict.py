@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+import math
+import shlex
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from plsc_mae.analysis.class_counts import chance_accuracy, describe_majority
+from plsc_mae.analysis.class_counts import chance_accuracy, describe_imbalance, describe_majority, describe_missed
 from plsc_mae.analysis.trivial import CONTEXT_FREE, DESCRIPTIONS
 from plsc_mae.config import ClassifyConfig
 from plsc_mae.config.resolve import load_config
@@ -16,7 +17,7 @@ from plsc_mae.errors import UserError
 from plsc_mae.names import escape_name
 from plsc_mae.report.run_folder import RunFolder
 from plsc_mae.train.checkpoint.folder import CONFIG
-from plsc_mae.train.scaling import remedy_at_chance
+from plsc_mae.train.scaling import epochs_to_learn, remedy_at_chance
 from plsc_mae.wording import guides
 
 _BALANCED, _ACCURACY = "test_balanced_acc", "test_acc1"
@@ -24,7 +25,7 @@ _BALANCED, _ACCURACY = "test_balanced_acc", "test_acc1"
 _MAIN_METRICS = {_BALANCED: " %", _ACCURACY: " %", "test_mAP": " %", "test_r2": ""}
 Answer = Literal["yes", "barely", "in part", "not yet", "unknown"]
 ADVICE = "Levels of the loss, plateaus and remedies:"  # for "barely", "in part" and "not yet"
-CLEAR = 0.05  # a loss that is below the best trivial one by less than this part of it is "barely" below
+CLEAR = 0.05  # a loss that is below a trivial one by less than this part of it is not clearly below
 _EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
 _EXPLAINED = "test_r2"
@@ -35,11 +36,11 @@ class Verdict(NamedTuple):
 
     Attributes:
         answer: "yes" if the loss is clearly below those of all trivial predictors, see `CLEAR`; "barely" if it is just
-            below them; "in part" if it is not, but is below those of all predictors that predict the same for all
-            hidden patches; "not yet" otherwise; "unknown" if the run has no finite loss or no losses of trivial
-            predictors. For a classifier with results per class: "yes" if its best accuracy is above chance, else
-            "not yet". For a regression: "yes" if its best R^2 exceeds `CLEAR`, "barely" if it exceeds 0, else "not
-            yet".
+            below them; "in part" if it is not, but is clearly below those of all predictors that predict the same for
+            all hidden patches; "not yet" otherwise; "unknown" if the run has no finite loss or no losses of trivial
+            predictors. For a classifier with results per class: "yes" if its best accuracy is above chance, but "in
+            part" if it misses classes, see `describe_missed`; else "not yet". For a regression: "yes" if its best R^2
+            exceeds `CLEAR`, "barely" if it exceeds 0, else "not yet".
         text: the answer for the reader.
         loss: name of the compared loss.
         value: its newest mean, see `RunFolder.last_loss`; None without one.
@@ -84,14 +85,17 @@ def judge(run: RunFolder) -> Verdict:
         return Verdict(answer, text, name, value, levels)
     beaten = [f"{label} ({level:.4g})" for label, level in levels.items() if value < level]
     others = [f"{label} ({level:.4g})" for label, level in levels.items() if value >= level]
-    context_free = [loss for key, loss in losses.items() if key in CONTEXT_FREE]
-    answer = "in part" if context_free and value < min(context_free) else "not yet"
+    flat = min((loss for key, loss in losses.items() if key in CONTEXT_FREE), default=-math.inf)
+    answer = "in part" if value < (1 - CLEAR) * flat else "not yet"
     if not others:
         best = min(levels.values())
         answer = "yes" if value < (1 - CLEAR) * best else "barely"
         reason = f"{1 - value / best:.1%} below the best trivial predictor: it is below {', '.join(beaten)}"
     elif beaten:
         reason = f"below {', '.join(beaten)}, but not below {', '.join(others)}"
+        if answer == "not yet" and value < flat:
+            same = "the best prediction that is the same for all hidden patches"
+            reason = f"only {1 - value / flat:.1%} below {same}: it is {reason}"
     else:
         reason = f"not below {', '.join(others)}"
     finished = bool(run.epochs) and run.epochs[-1].get("epoch", 0) + 1 == run.options.get("epochs")
@@ -102,7 +106,7 @@ def judge(run: RunFolder) -> Verdict:
 def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
     """Return (answer, text) for a run without losses of trivial predictors; `result` is the text about its numbers."""
     if explained := run.series(_EXPLAINED)[1]:
-        return _compare_with_mean(run.path, max(explained), result)
+        return _compare_with_mean(run, max(explained), result)
     balanced = bool(run.series(_BALANCED)[1])
     accuracies = run.series(_BALANCED if balanced else _ACCURACY)[1]
     if run.classes is None or not accuracies:
@@ -114,28 +118,46 @@ def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
     if limit >= 100:
         return "unknown", f"{result} The accuracy says little: {share}."
     if max(accuracies) > limit:
-        return "yes", f"Yes: {result} For comparison: {share}."
+        missed = missed_classes(run)
+        answer: Answer = "in part" if missed else "yes"
+        return answer, f"{answer.capitalize()}: {result} {missed}{' ' * bool(missed)}For comparison: {share}."
     chance = f"This is within chance: {share}, and luck reaches {limit:.4g} %."
-    return "not yet", f"Not yet: {result} {chance} {_remedy(run.path, 'the classes with plsc-mae doctor')}"
+    return "not yet", f"Not yet: {result} {chance} {_remedy(run, 'the classes with plsc-mae doctor')}"
 
 
-def _compare_with_mean(folder: Path, best: float, result: str) -> tuple[Answer, str]:
+def missed_classes(run: RunFolder) -> str:
+    """Return a sentence about classes that no image is classified as in the best epoch; "" without such classes."""
+    if run.classes is None:
+        return ""
+    counts = (run.classes.best or run.classes.last).counts
+    missed = describe_missed(counts.images, counts.predicted, [*map(escape_name, run.classes.names)])
+    unbalanced = "" if run.options.get("balance_classes") else describe_imbalance(run.classes.trained)
+    return f"{missed[0].upper()}{missed[1:]}{'; ' * bool(unbalanced)}{unbalanced}." if missed else ""
+
+
+def _compare_with_mean(run: RunFolder, best: float, result: str) -> tuple[Answer, str]:
     """Return (answer, text) for a regression of this best R^2: the error of the labels' mean has an R^2 of 0."""
     if best > CLEAR:
         return "yes", f"Yes: {result} Always predicting the mean of the labels has a test_r2 of 0."
     answer: Answer = "barely" if best > 0 else "not yet"
     return answer, (
         f"{answer.capitalize()}: {result} That is {'hardly' if best > 0 else 'no'} better than always predicting the "
-        f"mean of the labels, whose test_r2 is 0. {_remedy(folder, 'that the labels belong to the images')}"
+        f"mean of the labels, whose test_r2 is 0. {_remedy(run, 'that the labels belong to the images')}"
     )
 
 
-def _remedy(folder: Path, check: str) -> str:
-    """Return a sentence with what to try or check after a run at chance, by the options in its folder."""
-    remedy = "a higher learning rate or more epochs"
+def _remedy(run: RunFolder, check: str) -> str:
+    """Return a sentence with what to try or check after a run at chance, or that it is too early to judge the run."""
+    remedy, file = "a higher learning rate or more epochs", str(run.path / CONFIG)
     with contextlib.suppress(UserError):
-        config = load_config(str(folder / CONFIG))
-        remedy = remedy_at_chance(config) if isinstance(config, ClassifyConfig) else remedy
+        config = load_config(file)
+        if isinstance(config, ClassifyConfig):
+            remedy = remedy_at_chance(config)
+            done, updates = run.epochs[-1].get("epoch", 0) + 1, max(run.epochs[-1].get("step", 0), 1)
+            if done < min(epochs_to_learn(config, updates / done), config.epochs):
+                command = f"plsc-mae {config.phase} --config {shlex.quote(file)} --auto_resume"
+                early = f"{done} of {config.epochs} epochs are done: too early to judge."
+                return f"{early} If the run has stopped, `{command}` continues it."
     return f"Try {remedy}, or check {check}: {guides('few-images', 'read-the-curves')}."
 
 

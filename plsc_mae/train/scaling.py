@@ -1,6 +1,8 @@
-"""Effective batch of a run, and the learning rate that is scaled by it (Goyal et al. 2017)."""
+"""Effective batch of a run, the learning rate that is scaled by it (Goyal et al. 2017), and runs that learn nothing."""
 
 from __future__ import annotations
+
+import math
 
 from plsc_mae.config import ClassifyConfig, LinprobeConfig, TrainingConfig
 from plsc_mae.errors import flag
@@ -10,6 +12,8 @@ from plsc_mae.parallel.world import World
 HIGH_RATE = 0.01  # from which on a rate is raised in smaller steps
 # Highest rates per 256 images that were useful on few images, see the tables of docs/few-images.md.
 USEFUL_RATE, USEFUL_PROBE_RATE = 0.1, 1000.0
+LEARNING_SHARE = 1 / 3  # of the epochs, after which a run should have learned something
+LEARNING_EPOCHS = 3  # at the peak of the learning rate that it must have had before
 
 
 def higher_rate(rate: float, limit: float = USEFUL_RATE) -> float | None:
@@ -25,7 +29,8 @@ def higher_rate(rate: float, limit: float = USEFUL_RATE) -> float | None:
 def remedy_at_chance(config: ClassifyConfig) -> str:
     """Return what a training that learns nothing should change, as in "try a higher --blr": rate, epochs or input."""
     if isinstance(config, LinprobeConfig) and config.lr_sweep:
-        return f"higher rates with {flag('lr_sweep')}, or more epochs"
+        best = "if the highest one has the lowest test_loss"
+        return f"more epochs, other features, or higher rates with {flag('lr_sweep')} {best}"
     name, rate = config.given_rate
     images = 256 if scales_with_batch(config) else config.batch_size * config.accum_iter
     limit = (USEFUL_RATE if config.probe == "none" else USEFUL_PROBE_RATE) * images / 256
@@ -34,6 +39,16 @@ def remedy_at_chance(config: ClassifyConfig) -> str:
         longer = "longer pre-training, " if config.finetune else ""
         return f"{longer}more epochs or a larger input, since {name} {rate:g} is near the highest useful one, {limit:g}"
     return f"a higher {name}, for example {higher:g} instead of {rate:g}, or more epochs"
+
+
+def epochs_to_learn(config: ClassifyConfig, updates_per_epoch: float) -> int:
+    """Return the number of finished epochs before which a run that learns nothing cannot be judged.
+
+    That is a third of the run, but at least LEARNING_EPOCHS after the warm-up; it can exceed the epochs of the run.
+    """
+    steps = getattr(config, "warmup_steps", -1)
+    warmup = steps / updates_per_epoch if steps > 0 else config.warmup_epochs
+    return math.ceil(max(LEARNING_SHARE * config.epochs, warmup + LEARNING_EPOCHS))
 
 
 def images_per_update(config: TrainingConfig, world: World) -> int:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.cli import main
+from plsc_mae.commands import report_pictures
 from plsc_mae.report.verdict import ADVICE, ADVICE_PAGES
 
 
@@ -73,7 +74,9 @@ def test_a_run_of_pretraining(run_dir, capsys):
     assert path == str(run_dir / "report.html")
 
 
-@pytest.mark.parametrize(("loss", "answer"), [(0.5, "Yes"), (0.97, "Barely"), (1.5, "In part"), (5.0, "Not yet")])
+@pytest.mark.parametrize(
+    ("loss", "answer"), [(0.5, "Yes"), (0.97, "Barely"), (1.5, "In part"), (1.99, "Not yet"), (5.0, "Not yet")]
+)
 def test_the_answer(run_dir, capsys, loss, answer):
     levels = {"mean_color": 2.0, "bilinear": 1.0}
     (run_dir / "trivial_losses.json").write_text(json.dumps({"loss": "loss", "images": 1, "losses": levels}))
@@ -84,6 +87,7 @@ def test_the_answer(run_dir, capsys, loss, answer):
         assert (page in out) == (f">{page}</a>" in text) == (answer != "Yes")
     assert out.startswith(f"{answer}: the loss is {loss:.4g}")
     assert ("not below" in out) == (answer not in ("Yes", "Barely"))
+    assert ("only 0.5% below" in out) == (loss == 1.99)
 
 
 def test_a_run_of_an_earlier_version(run_dir):
@@ -102,6 +106,16 @@ def test_a_classifier(classifier):
     assert_self_contained(text)
     assert "confusion" in text
     assert "Trivial predictors" not in text
+
+
+def test_the_attention_is_that_of_the_classified_tokens(classifier, run_dir, monkeypatch):
+    """The classifier pools the patch tokens, although its encoder has a class token too."""
+    drawn = []
+    compose = report_pictures.compose
+    monkeypatch.setattr(report_pictures, "compose", lambda panels: drawn.append([*panels][1]) or compose(panels))
+    for folder in (classifier.parent, run_dir):
+        report(folder, "--max_images", "1")
+    assert drawn == ["attention of the patch tokens, last layer", "attention of the class token, last layer"]
 
 
 def test_the_pictures_of_the_encoder_as_a_file(run_dir, tmp_path, capsys):
@@ -135,6 +149,14 @@ def test_tables_and_mistakes(run_dir, capsys):
     ):
         assert main(words) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_runs_have_their_best_accuracy(run_dir, tmp_path, capsys):
+    lines = [{"epoch": i, "step": i + 1, "test_acc1": value} for i, value in enumerate((40.0, 55.5, 50.0))]
+    (run_dir / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["runs", str(run_dir), "--save_path", str(tmp_path / "runs.html")]) == 0
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in words if "test_acc1" in row] == [["test_acc1", "50"], ["best", "test_acc1", "55.5"]]
 
 
 def test_runs_side_by_side(run_dir, trained, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -23,6 +24,16 @@ def test_values_are_inside_the_frame(values):
     assert all(62 <= x <= 604 and 14 <= y <= 260 for x, y in points(html))
     assert "a&lt;b" in html
     assert 2 <= len(re.findall('class="grid"', html)) <= 12
+
+
+@pytest.mark.parametrize("values", [[1.3905, 1.3915], [1.0051, 1.0072], [123456.0, 123458.0], [-1.00001, -1.0]])
+def test_the_labels_of_ticks_differ(values):
+    html = line_chart([Curve("a", range(2), values)], x_label="update")
+    labels = re.findall('class="y"[^>]*>([^<]+)<', html)
+    assert len(labels) > 2
+    assert len(set(labels)) == len(labels)
+    spaces = [float(b) - float(a) for a, b in itertools.pairwise(labels)]
+    assert spaces == pytest.approx([spaces[0]] * len(spaces), rel=0.01)
 
 
 def test_long_curves_are_thinned_by_means():

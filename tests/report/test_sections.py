@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from plsc_mae.analysis.class_counts import count_classes
+from plsc_mae.report.page import STYLE
 from plsc_mae.report.run_folder import RunFolder, read_run
 from plsc_mae.report.sections import MAX_CLASSES, charts, classes, evaluations, representation, starts
 from plsc_mae.report.sections import warnings as section_of_warnings
@@ -43,6 +44,14 @@ def test_messages_keep_their_lines():
     run = RunFolder(Path("run"), "", {}, (), (), history, {}, {})
     assert "<td>error: a<br />b</td>" in starts(run)
     assert r"two<br />lines &lt;b&gt;\x1b" in section_of_warnings(run)
+
+
+def test_columns_fit_the_page():
+    """Long heads can break after "_"; the first column, such as times, cannot."""
+    assert "train_<wbr />weight_<wbr />decay</th>" in evaluations(
+        folder({"epoch": 0, "step": 1, "train_weight_decay": 0.05})
+    )
+    assert "td:first-child{white-space:nowrap}" in STYLE
 
 
 def test_the_fixed_loss_is_drawn():
@@ -114,7 +123,7 @@ def test_many_classes_are_cut():
 @pytest.mark.parametrize(("best", "answer"), [(52.0, "not yet"), (69.0, "yes")])
 def test_a_classifier_is_compared_with_its_most_frequent_class(best, answer):
     """16 of 32 images are of class dog, so chance reaches 50 + 2 * 8.8 %."""
-    verdict = judge(classified([0] * 16 + [1] * 16, [1] * 32, ["cat", "dog"], 40.0, best, 45.0))
+    verdict = judge(classified([0] * 16 + [1] * 16, [0] * 3 + [1] * 29, ["cat", "dog"], 40.0, best, 45.0))
     assert verdict.answer == answer
     assert verdict.text.startswith(f"{answer.capitalize()}: test_acc1 is 45 %, at best {best:g} %.")
     assert "50.0 % of the 32 validation images" in verdict.text
@@ -125,13 +134,25 @@ def test_a_classifier_is_compared_with_its_most_frequent_class(best, answer):
 @pytest.mark.parametrize(("best", "answer"), [(45.0, "not yet"), (70.0, "yes")])
 def test_a_balanced_run_is_compared_with_guesses(best, answer):
     """Although its accuracy is below the share of class cat, 80 %; chance reaches 47.8 %."""
-    run = classified([0] * 80 + [1] * 10 + [2] * 10, [0] * 100, ["cat", "dog", "owl"], 60.0, 70.0)
+    labels = [0] * 80 + [1] * 10 + [2] * 10
+    run = classified(labels, labels, ["cat", "dog", "owl"], 60.0, 70.0)
     epochs = [{**record, "test_balanced_acc": best} for record in run.epochs]
     verdict = judge(dataclasses.replace(run, epochs=epochs))
     assert verdict.answer == answer
     assert verdict.text.startswith(f"{verdict.answer.capitalize()}: test_balanced_acc is {best:g} %")
     assert "33.3 %" in verdict.text
     assert judge(run).answer == "not yet"
+
+
+@pytest.mark.parametrize(("best", "answer"), [(40.0, "not yet"), (80.0, "in part")])
+def test_a_classifier_that_misses_classes_has_learned_in_part(best, answer):
+    run = classified(
+        [0] * 16 + [1] * 16 + [2] * 4, [0] * 16 + [1] * 20, ["cat", "dog", "owl"], 40.0, best, trained=[9, 9, 3]
+    )
+    verdict = judge(run)
+    assert verdict.answer == answer
+    assert verdict.text.startswith(f"{answer.capitalize()}: test_acc1 is {best:g} %")
+    assert ("as 'owl' (4 images); the classes are unbalanced" in verdict.text) == (answer == "in part")
 
 
 def test_missed_classes_of_an_unbalanced_training_set_have_advice():
@@ -146,9 +167,9 @@ def test_missed_classes_of_an_unbalanced_training_set_have_advice():
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        ("phase: finetune\nblr: 0.001", "Try a higher --blr, for example 0.01 instead of 0.001"),
+        ("phase: finetune\nepochs: 2\nblr: 0.001", "Try a higher --blr, for example 0.01 instead of 0.001"),
         (
-            "phase: finetune\nblr: 0.1",
+            "phase: finetune\nepochs: 2\nblr: 0.1",
             "Try more epochs or a larger input, since --blr 0.1 is near the highest useful one, 0.1",
         ),
         ("phase: finetune\nblr: high", "Try a higher learning rate or more epochs, or check the classes with plsc-mae"),
@@ -158,6 +179,23 @@ def test_the_remedy_at_chance_follows_the_options_of_the_run(tmp_path, options, 
     (tmp_path / "config.yaml").write_text(options)
     run = classified([0] * 16 + [1] * 16, [1] * 32, ["cat", "dog"], 40.0, 45.0)
     assert remedy in judge(dataclasses.replace(run, path=tmp_path)).text
+
+
+@pytest.mark.parametrize(
+    ("options", "early"),
+    [
+        ("warmup_epochs: 0\nepochs: 7", True),  # judged after a third, but three epochs at the peak of the rate
+        ("warmup_epochs: 0\nepochs: 2", False),
+        ("warmup_epochs: 3\nepochs: 5", True),
+    ],
+)
+def test_an_unfinished_run_is_not_judged_early(tmp_path, options, early):
+    (tmp_path / "config.yaml").write_text(f"phase: finetune\n{options}")
+    run = classified([0] * 16 + [1] * 16, [1] * 32, ["cat", "dog"], 40.0, 45.0)
+    verdict = judge(dataclasses.replace(run, path=tmp_path))
+    assert verdict.answer == "not yet"
+    assert ("2 of " in verdict.text) == ("config.yaml --auto_resume" in verdict.text) == early
+    assert ("Try " in verdict.text) == (not early)
 
 
 def test_the_most_frequent_class_is_named_without_control_characters():

@@ -164,7 +164,9 @@ def test_what_cannot_go_on(classifier, pretrained, capsys):
 def test_every_rate_of_a_sweep_learns_what_it_would_alone(classifier, shades, capsys):
     flags = f"--batch_size 12 --epochs 2 --data_path {shades}"
     sweep = classifier.here("sweep", f"{flags} --lr_sweep 0.5 20")
-    assert re.search(r"--blr  test_acc1  test_loss\n +0\.5 .*\n +20 ", capsys.readouterr().out)
+    captured = capsys.readouterr()
+    assert re.search(r"--blr  test_acc1  test_loss\n +0\.5 .*\n +20 ", captured.out)
+    assert re.search("checkpoints hold no classifier.*--auto_resume.*--blr", captured.out)
     for rate in ("0.5", "20"):
         alone = classifier.here(f"alone{rate}", f"{flags} --blr {rate}")
         losses = [record["loss"] for record in alone]
