@@ -170,9 +170,9 @@ def _split_command(file: Path, lines: PathTable) -> str:
     named = file.name.lower().endswith(TABLE_SUFFIXES)
     table = shlex.quote(str(file if named else file.with_suffix(TABLE_SUFFIXES[0])))
     renaming = "" if named else f"rename it to {table}, and "
-    folder = "" if _exists(file, path) else " --image_path DIR"
-    column = " --label_column NAME" if len(_cells(lines[0])) > 2 else ""
-    return f"{renaming}`plsc-mae split {table} DST{folder}{column}`"
+    needed = {"image_path DIR": not _exists(file, path), "label_column NAME": len(_cells(lines[0])) > 2}
+    options = "".join(f" --{option}" for option, is_needed in needed.items() if is_needed)
+    return f"{renaming}`plsc-mae split {table} DST{options}`"
 
 
 def read_label_names(file: Path, labels: npt.NDArray[np.int64], source: str) -> tuple[str, ...]:

@@ -32,7 +32,6 @@ def touch(folder: Path, *names: str) -> Path:
 
 def names(folder: Path) -> list[str]:
     images = find_pictures(str(folder))
-    assert images.classes == ()
     return [images.paths[index] for index in range(len(images))]
 
 
@@ -80,7 +79,7 @@ def test_a_part_of_a_folder_is_named(tmp_path, caplog):
     (tmp_path / "train.txt").write_text("photos/a/0.png 0\n")
     (tmp_path / "val.txt").write_text("photos/b/1.png 1\n")
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    for whole in ("photos", "val.txt", "photos/a/0.png"):
+    for whole in ("photos", "val.txt"):
         names(tmp_path / whole)
     assert caplog.messages == []
     found = find_pictures(str(tmp_path))

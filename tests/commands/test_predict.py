@@ -136,13 +136,15 @@ def test_answers_are_counted_where_the_classes_are_known(predict, images, tmp_pa
         ([[0.04, 0.04, 0.92]] * 5, False),  # of one class
     ],
 )
-def test_a_classifier_that_does_not_distinguish_images_is_noticed(caplog, monkeypatch, probabilities, warned):
-    monkeypatch.setattr(logging.getLogger("plsc_mae"), "propagate", True)
+def test_a_classifier_that_does_not_distinguish_images_is_noticed(monkeypatch, probabilities, warned):
+    messages: list[str] = []
+    logger = logging.getLogger("plsc_mae.commands.predict")
+    monkeypatch.setattr(logger, "warning", lambda text, *numbers: messages.append(text % numbers))
     values = np.array(probabilities)
     order = np.argsort(-values, axis=1)
     warn_of_equal_predictions(order.astype(np.float32), np.take_along_axis(values, order, axis=1))
     told = "all 5 images get nearly the same probabilities (they differ by at most 1 %)"
-    assert [told in message for message in caplog.messages] == [True] * warned
+    assert [told in message for message in messages] == [True] * warned
 
 
 def test_the_epoch_of_the_best_checkpoint_is_told(predict, images, tmp_path):
