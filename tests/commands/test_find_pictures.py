@@ -76,16 +76,18 @@ def test_a_part_of_a_folder_is_named(tmp_path, caplog):
     """Of a divided folder the validation images are read, which the user did not write."""
     caplog.set_level(logging.INFO, logger="plsc_mae")
     touch(tmp_path, "photos/a/0.png", "photos/b/1.png", "split/train/a/0.png", "split/val/a/1.png")
-    (tmp_path / "train.txt").write_text("photos/a/0.png 0\n")
-    (tmp_path / "val.txt").write_text("photos/b/1.png 1\n")
-    (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    for whole in ("photos", "val.txt"):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("../photos/a/0.png 0\n")
+    (lists / "val.txt").write_text("../photos/b/1.png 1\n")
+    (lists / "classes.txt").write_text("cat\ndog\n")
+    for whole in ("photos", "lists/val.txt"):
         names(tmp_path / whole)
     assert caplog.messages == []
-    found = find_pictures(str(tmp_path))
-    assert ([found.name(0)], found.classes, found.labels.tolist()) == (["photos/b/1.png"], ("cat", "dog"), [1])
+    found = find_pictures(str(lists))
+    assert ([found.name(0)], found.classes, found.labels.tolist()) == (["../photos/b/1.png"], ("cat", "dog"), [1])
     names(tmp_path / "split")
-    assert caplog.messages == [f"reading 1 image of {tmp_path}/val.txt", f"reading 1 image of {tmp_path}/split/val"]
+    assert caplog.messages == [f"reading 1 image of {lists}/val.txt", f"reading 1 image of {tmp_path}/split/val"]
 
 
 def test_a_list_file_gives_its_images(tmp_path):
