@@ -86,7 +86,10 @@ def _examine_validation(
     try:
         val = list_images(options.eval_data_path or options.data_path, "val", flag=flag)
     except DataError as failure:
-        yield warning(f"{failure}; pre-training needs no validation images")
+        if options.eval_data_path:
+            yield error(str(failure))
+        else:
+            yield warning(f"{failure}; pre-training needs no validation images")
         return extremes
     found = yield from _examine_split("val", val, options)
     yield from _compare(train, val)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import os
@@ -20,7 +19,7 @@ from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS, EXTENSIONS
 from plsc_mae.data.imagefolder import log_left_out
-from plsc_mae.data.listing import ImageList, PathTable, list_images, refuse_absent_split
+from plsc_mae.data.listing import ImageList, PathTable, list_images, list_of_split, refuse_absent_split
 from plsc_mae.data.packed.find import is_pattern
 from plsc_mae.data.packed.members import is_archive, is_member, split_member
 from plsc_mae.data.pixels import RGB, PixelFormat
@@ -44,23 +43,30 @@ logger = logging.getLogger(__name__)
 
 
 def find_pictures(img_path: str) -> ImageList:
-    """List the images of a folder, of archives or of a list file, or the single image `img_path`, without classes.
+    """List the images of a folder, of archives or of a list file, or the single image `img_path`.
 
-    Of a folder with val/ only that split is used. The log counts files of folders and archives that are left out.
+    Of a folder with val/ or val.txt only that split is used, and the log says so. Only lists have classes. The log
+    counts files of folders and archives that are left out.
 
     Raises:
         DataError: there are no images, the file is no image, or the images cannot be listed.
         ConfigError: a package that reads the archives is not installed.
     """
-    path = Path(img_path)
+    path = list_of_split(Path(img_path), "val") or Path(img_path)
     if path.is_file() and _is_list(path):
-        listed = list_images(img_path, "val", flag="--img_path")
-        return dataclasses.replace(listed, classes=(), labels=np.full(len(listed), -1, np.int64))
+        return _named(list_images(path, "val", flag="--img_path"), img_path)
     if path.is_file() and not _holds_images(path):
         _require_picture(path)
     elif not is_member(img_path):
-        return _find_several(img_path)
+        return _named(_find_several(img_path), img_path)
     return ImageList(PathTable([path.name]), np.full(1, -1, np.int64), (), str(path.parent))
+
+
+def _named(images: ImageList, img_path: str) -> ImageList:
+    """Return images, and log their number and source if that is only a part of `img_path`."""
+    if Path(img_path).is_dir() and Path(images.source) != Path(img_path):
+        logger.info("reading %s of %s", counted(len(images), "image"), images.source)
+    return images
 
 
 def _find_several(img_path: str) -> ImageList:

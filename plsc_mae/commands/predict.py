@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from paddle import Tensor
 
 from plsc_mae.analysis.features import encode_images, require_finite_features
@@ -22,10 +24,20 @@ from plsc_mae.methods.label_kinds import LabelKind
 from plsc_mae.names import as_json, without_parents
 from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
+from plsc_mae.wording import counted
 
 COLUMNS = ("image", "rank", "class", "index")  # then "probability" or "value"
 _KEYS = ('{"image": ', '"classes": [', '"indices": [')
 SIGNS = {".csv": (",".join(COLUMNS),), ".json": _KEYS, ".jsonl": _KEYS}  # how a file of predictions is recognized
+
+
+# The warning that a classifier does not distinguish images
+_FEWEST_EQUAL = 5  # images
+_NEARLY_EQUAL = 0.02  # largest difference of a probability
+_CONFIDENT = 0.9  # a larger probability for all images may be right, if they are of one class
+_COMPARED = 100  # most probable classes
+
+logger = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
@@ -42,9 +54,10 @@ class Prediction(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """Predictions of the readable images, empty outside the main process, and the number of the other images."""
+    """Predictions of the readable images and their indices, empty outside the main process; number of other images."""
 
     found: list[Prediction]
+    indices: list[int]
     unreadable: int
 
 
@@ -66,7 +79,7 @@ def run(config: PredictConfig) -> int:
     trained, kind = open_predictor(config)
     if world.is_main:
         print(trained.origin)
-    predictions, unreadable = predict(trained, kind, images, world, config)
+    predictions, indices, unreadable = predict(trained, kind, images, world, config)
     if not world.is_main:
         return exit_code(unreadable)
     if config.save_path:  # before printing, which fails if the reader of a pipe has ended
@@ -77,6 +90,9 @@ def run(config: PredictConfig) -> int:
             print(f"  {kind.describe(value)}  {name}")
     if config.save_path:
         print(config.save_path)
+    if not kind.dense and set(known := _known_classes(images)) <= set(trained.classes):
+        right = sum(found.classes[0] == known[index] for found, index in zip(predictions, indices, strict=True))
+        print(f"{right} of {counted(len(indices), 'image')} are right ({100 * right / len(indices):.1f} %)")
     return summarize(unreadable, len(images))
 
 
@@ -91,12 +107,13 @@ def predict(
         ConfigError: an option does not fit the network or the images, or a package is not installed.
     """
     topk = min(config.topk, len(trained.classes))
+    compared = topk if kind.dense else min(max(topk, _COMPARED), len(trained.classes))
     pixel_format, normalize = pixel_settings.choose_for(
         trained.normalize, config, config.model_path, images, trained.network.encoder.in_chans
     )
 
     def best(pixels: Tensor) -> dict[str, Tensor]:
-        values, indices = kind.predict(trained.network(normalize(pixels)), topk)
+        values, indices = kind.predict(trained.network(normalize(pixels)), compared)
         return {"values": values, "indices": indices.astype("float32")}  # exact up to 2 ** 24
 
     arrays, kept, unreadable = encode_images(
@@ -110,14 +127,39 @@ def predict(
         pixel_format=pixel_format,
     )
     if not arrays:
-        return Predictions([], len(unreadable))
+        return Predictions([], [], len(unreadable))
     require_finite_features({kind.values: arrays["values"]}, config.model_path)
+    if not kind.dense:
+        warn_of_equal_predictions(arrays["indices"], arrays["values"])
+        arrays = {name: array[:, :topk] for name, array in arrays.items()}
     rows = zip(kept.tolist(), arrays["indices"].astype(np.int64).tolist(), arrays["values"].tolist(), strict=True)
     found = [
         Prediction(images.name(i), [trained.classes[index] for index in indices], indices, values)
         for i, indices, values in rows
     ]
-    return Predictions(found, len(unreadable))
+    return Predictions(found, kept.tolist(), len(unreadable))
+
+
+def _known_classes(images: ImageList) -> list[str]:
+    """Return the class of every image by its label in a list, or else by the name of its top folder."""
+    if images.classes:
+        return [images.classes[label] for label in images.labels]
+    return [images.name(index).partition("/")[0] for index in range(len(images))]
+
+
+def warn_of_equal_predictions(indices: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:
+    """Warn if the most probable classes [n, k] of all images have nearly the same probabilities [n, k]."""
+    order = np.argsort(indices, axis=1)
+    classes, probabilities = (np.take_along_axis(array, order, axis=1) for array in (indices, values))
+    difference = np.ptp(probabilities, axis=0).max()
+    same = difference <= _NEARLY_EQUAL and (classes == classes[0]).all()
+    if same and len(values) >= _FEWEST_EQUAL and values.max() <= _CONFIDENT:
+        logger.warning(
+            "all %d images get nearly the same probabilities (they differ by at most %.2g %%): this classifier does "
+            "not distinguish them; `plsc-mae report RUN`, with the folder of its training, says whether it has learned "
+            "anything",
+            *(len(values), 100 * difference),
+        )
 
 
 def save_predictions(path: Path, predictions: list[Prediction], values: str) -> None:

@@ -177,7 +177,9 @@ class ClassifyConfig(TrainingConfig):
         if self.eval_set and self.data_set == "CIFAR":
             raise ConfigError(f"--eval_set {self.eval_set} needs a folder of images; leave out --data_set CIFAR")
         if self.eval and self.train_fraction < 1:
-            raise ConfigError("--train_fraction has no effect with --eval, which trains nothing; leave it out")
+            raise ConfigError(
+                "--train_fraction has no effect with --eval, which does not train; give --train_fraction 1"
+            )
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -423,6 +423,8 @@ def _surplus(words: Sequence[str], cls: type, configs: Mapping[str, type]) -> st
     texts = [_unknown(word, word.lstrip("-").partition("=")[0], cls, configs) for word in dict.fromkeys(flags)]
     if not _FLAG.match(words[0]):
         usage = "options are written `--name value`, switches `--name` or `--no_name`"
+        if os.path.isfile(words[0]):  # probably from a pattern of the shell, such as *.jpg
+            usage = "a path option takes one path: for several files give their folder, or a list file"
         texts.insert(0, f"unexpected word '{words[0]}'; {usage}")
     return _joined(texts)
 

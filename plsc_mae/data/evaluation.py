@@ -57,7 +57,6 @@ class EvaluationDataset(FileDataset):
 
     def __init__(self, images: ImageList, transform: Transform, **reading: Any) -> None:
         super().__init__(images, transform, **reading)
-        self._named: set[int] = set()
         self._number = 0
 
     def __getitem__(self, key: SampleKey) -> Sample:
@@ -88,9 +87,8 @@ class EvaluationDataset(FileDataset):
         return f"{self.name(index)} could not be read"
 
     def log_unreadable(self, indices: Sequence[int]) -> None:
-        """Log the names of unreadable files and the reasons: no file twice, and at most 100 files per call."""
-        new = [index for index in indices if index not in self._named]
-        self._named.update(new)
+        """Log the names of unreadable files and the reasons: no file of the list twice, at most 100 files per call."""
+        new = [index for index in indices if self.images.unreadable.add(index)]
         for index in new[:_MAX_NAMED]:
             logger.warning("%s; left out", self.reason(index))
         if len(new) > _MAX_NAMED:
@@ -103,4 +101,4 @@ class EvaluationDataset(FileDataset):
         self._number = unreadable
 
     def _count_bad(self, index: int) -> None:
-        self._named.add(index)  # the caller logs its name
+        self.images.unreadable.add(index)  # the caller logs its name

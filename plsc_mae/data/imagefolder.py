@@ -39,7 +39,7 @@ _MAX_STAND_INS = 100  # files that are tried in place of one bad file
 logger = logging.getLogger(__name__)
 
 
-def find_images(data_path: str | Path, split: str, *, flag: str = "") -> ImageList:
+def find_images(data_path: str | Path, split: str, *, flag: str = "", known_note: str = "") -> ImageList:
     """List the images of a data set, in an order that does not depend on the file system, and log the files left out.
 
     `data_path` may be:
@@ -58,6 +58,7 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "") -> ImageLi
         data_path: folder, list file, archive or pattern.
         split: name of the wanted sub-folder or archives.
         flag: option that `data_path` comes from, for messages; "" for the --data_path or --img_path of the command.
+        known_note: note on the labels of other images that the log has already.
 
     Raises:
         DataError: `data_path` cannot be read, has no images, is ambiguous, or has none of these forms.
@@ -66,7 +67,7 @@ def find_images(data_path: str | Path, split: str, *, flag: str = "") -> ImageLi
     flag = flag or own_flag("data_path", "img_path")
     images = list_images(data_path, split, flag=flag)
     _refuse_annotations(images, flag)
-    log_left_out(images)
+    log_left_out(images, known_note=known_note)
     return images
 
 
@@ -83,15 +84,18 @@ def _refuse_annotations(images: ImageList, flag: str) -> None:
         )
 
 
-def log_left_out(images: ImageList, *, alternative: str = "name all images in a list file") -> None:
+def log_left_out(
+    images: ImageList, *, alternative: str = "name all images in a list file", known_note: str = ""
+) -> None:
     """Log the note on the labels, and the numbers of hidden files, loose images and other images that are left out.
 
     Args:
         images: the list.
         alternative: way to use the files without moving or converting them, for the messages.
+        known_note: note on the labels of other images that the log has already.
     """
     left_out = images.left_out
-    if images.label_note:
+    if images.label_note not in ("", known_note):
         logger.info("%s: %s", images.source, images.label_note)
     if left_out.hidden.number:
         number, example = left_out.hidden
@@ -154,7 +158,7 @@ def find_validation(
             validation images has no match among those of the training images.
         ConfigError: see `find_images`.
     """
-    val = _list_validation(data_path, eval_data_path) if given is None else given
+    val = _list_validation(data_path, eval_data_path, train.label_note) if given is None else given
     for images in (train, val):
         require_classes(images, "validation")
     remedy = "name the classes of both alike, or set --eval_data_path to other validation images"
@@ -167,11 +171,12 @@ def find_validation(
     return replace(val, labels=labels, classes=train.classes)
 
 
-def _list_validation(data_path: str, eval_data_path: str) -> ImageList:
+def _list_validation(data_path: str, eval_data_path: str, known_note: str) -> ImageList:
     if not eval_data_path and not (has_split(data_path, "train") and has_split(data_path, "val")):
         missing = _missing_split(Path(data_path))
         raise DataError(f"{data_path} has {missing}; {validation_remedy(data_path)}")
-    return find_images(eval_data_path or data_path, "val", flag="--eval_data_path" if eval_data_path else "--data_path")
+    flag = "--eval_data_path" if eval_data_path else "--data_path"
+    return find_images(eval_data_path or data_path, "val", flag=flag, known_note=known_note)
 
 
 def validation_list_beside(data_path: str) -> str:

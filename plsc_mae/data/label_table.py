@@ -22,13 +22,13 @@ import numpy as np
 
 from plsc_mae.data.classes import listed
 from plsc_mae.data.folder_walk import is_image
+from plsc_mae.data.list_file import DELIMITERS
 from plsc_mae.data.listing import ImageList, PathTable
 from plsc_mae.errors import DataError, flag
 from plsc_mae.file_kinds import UTF8, first_foreign_line, require_text
 from plsc_mae.names import GBK, escape_name
 from plsc_mae.wording import counted
 
-_DELIMITERS = ",;\t"
 _SEPARATORS = "|;"
 _TRUTH = {"0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0, "1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0}
 _UNKNOWN = ("", "nan")
@@ -191,7 +191,7 @@ def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _T
         encoding = _encoding(file)
         with file.open(encoding=encoding, errors="surrogateescape", newline="") as stream:
             first = stream.readline()
-            delimiter = max(_DELIMITERS, key=first.count)
+            delimiter = max(DELIMITERS, key=first.count)
             stream.seek(0)
             lines = [[cell.strip() for cell in line] for line in csv.reader(stream, delimiter=delimiter) if line]
     except (OSError, csv.Error) as error:

@@ -33,6 +33,7 @@ from plsc_mae.names import GBK, escape_name, gbk_reading, gbk_text
 from plsc_mae.wording import counted
 
 CLASSES_FILE = "classes.txt"  # names the class numbers of a list file, of archives or of masks beside it
+DELIMITERS = ",;\t"  # of CSV files
 _MAX_CLASSES = 1_000_000  # labels are smaller
 _MAX_DIGITS = 18  # of a label; Python refuses to convert thousands of digits
 _MAX_LINE = 8192  # characters; Linux limits a path to 4096 bytes
@@ -73,6 +74,10 @@ def read_list_file(file: Path, flag: str) -> ListEntries:
         raise DataError(f"list file {file} names no image; expected 'path' or 'path label' on every line")
     if not _exists(file, table[0]):
         entry = gbk_reading(table[0]) or table[0]
+        if _is_table(file, entry):
+            raise DataError(
+                f"{flag} {file} is a CSV file, not a list of images; {_split_command(file, table)} makes lists of it"
+            )
         raise DataError(f"list file {file} names {entry}, which is not in {file.parent}; {_list_remedy(file, entry)}")
     if doubt:  # an error about the same file would contradict it
         logger.warning("%s", doubt)
@@ -141,17 +146,33 @@ def _list_remedy(file: Path, entry: str) -> str:
         return "write paths without quotation marks"
     if "\\" in entry:
         return "separate folders by / and not by a backslash"
-    is_table = file.name.lower().endswith(TABLE_SUFFIXES)
-    if is_table or re.search(r"[,;]", entry):
-        table = shlex.quote(str(file if is_table else file.with_suffix(TABLE_SUFFIXES[0])))
-        renaming = "" if is_table else f"rename a CSV file to {table}, and "
-        return (
-            f"{renaming}divide it by `plsc-mae split {table} DST --image_path DIR`, with DIR the base folder of its "
-            "paths; or write 'path label' with a blank in between, labels as numbers from 0, and no line of headings"
-        )
+    if re.search(r"[,;]", entry):
+        return "write 'path label' with a blank in between, labels as numbers from 0"
     if is_image(entry.split()[0]) and not is_image(entry):
         return "write one path and at most one label per line, labels as numbers from 0"
     return "write paths relative to the list file, and no line of headings or comments"
+
+
+def _is_table(file: Path, first: str) -> bool:
+    """Return whether a file is CSV, by its name or as its first line names columns and no image."""
+    cells = _cells(first)
+    return len(cells) > 1 and (file.name.lower().endswith(TABLE_SUFFIXES) or not any(map(is_image, cells)))
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip(" '\"") for cell in line.split(max(DELIMITERS, key=line.count))]
+
+
+def _split_command(file: Path, lines: PathTable) -> str:
+    """Return the command that makes lists of a CSV file, with the options that its columns and paths need."""
+    row = lines[min(1, len(lines) - 1)]
+    path = _cells(gbk_reading(row) or row)[0]
+    named = file.name.lower().endswith(TABLE_SUFFIXES)
+    table = shlex.quote(str(file if named else file.with_suffix(TABLE_SUFFIXES[0])))
+    renaming = "" if named else f"rename it to {table}, and "
+    needed = {"image_path DIR": not _exists(file, path), "label_column NAME": len(_cells(lines[0])) > 2}
+    options = "".join(f" --{option}" for option, is_needed in needed.items() if is_needed)
+    return f"{renaming}`plsc-mae split {table} DST{options}`"
 
 
 def read_label_names(file: Path, labels: npt.NDArray[np.int64], source: str) -> tuple[str, ...]:

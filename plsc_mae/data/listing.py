@@ -156,7 +156,7 @@ def list_images(data_path: str | Path, split: str, *, flag: str = "", labeled: b
         ConfigError: the package that reads the archives cannot be imported.
     """
     source, flag = Path(data_path), flag or own_flag("data_path", "img_path")
-    data_path = source = _list_of_split(source, split) or source
+    data_path = source = list_of_split(source, split) or source
     try:
         if source.is_dir():
             key = (os.path.abspath(source), str(source), split, labeled, EXTENSIONS, ARRAY_EXTENSIONS)
@@ -218,7 +218,7 @@ def has_split(data_path: str | Path, split: str) -> bool:
     try:
         if source.is_dir() and ((source / split).is_dir() or has_archives_of(source, split)):
             return True
-        if _list_of_split(source, split):
+        if list_of_split(source, split):
             return True
         archives = find_archives(data_path, split, "")
         return bool(archives) and (_top_folder(member_table(archives), str(data_path)) / split).is_dir()
@@ -226,7 +226,7 @@ def has_split(data_path: str | Path, split: str) -> bool:
         return False
 
 
-def _list_of_split(source: Path, split: str) -> Path | None:
+def list_of_split(source: Path, split: str) -> Path | None:
     """Return the list file SPLIT.txt in the folder `source`; None without one, or if the folder holds images itself."""
     file = source / f"{split}.txt"
     return file if file.is_file() and not has_archives_of(source, split) and not holds_images(source) else None

@@ -1,4 +1,4 @@
-"""The file example.py of an export: it loads the network and runs it on an image, without plsc_mae."""
+"""The file example.py of an export: it loads the network and runs it on images, without plsc_mae."""
 
 from __future__ import annotations
 
@@ -11,10 +11,20 @@ from plsc_mae.methods.label_kinds import LabelKind
 
 NAME = "example.py"
 _TEMPLATE = '''\
-"""{title}: python {name} IMAGE"""
+"""{title}: python {name} IMAGE [IMAGE ...]"""
 
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    if {{"-h", "--help"}} & set(sys.argv):
+        print("usage: python {name} IMAGE [IMAGE ...]")
+        sys.exit()
+    if len(sys.argv) < 2:
+        sys.exit("usage: python {name} IMAGE [IMAGE ...]")
+    for image in sys.argv[1:]:
+        if not Path(image).is_file():
+            sys.exit(f"cannot read {{image}}: there is no such file")
 
 import numpy as np
 {imports}
@@ -87,11 +97,12 @@ def preprocess(path):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python {name} IMAGE")
-    outputs = run(load(), preprocess(sys.argv[1]){drawn})
-    for name, value in outputs.items():
-        print(name, value.shape)
+    model = load()
+    for image in sys.argv[1:]:
+        outputs = run(model, preprocess(image){drawn})
+        print(image)
+        for name, value in outputs.items():
+            print(" ", name, value.shape)
 {classes}'''
 _QUIET = """\
 import warnings
@@ -140,16 +151,16 @@ if values.dtype != np.uint8:  # values from {low:g} to {high:g}
     values = np.nan_to_num(np.clip((values.astype("float32") - {low}) * (255 / {span}), 0, 255))
 return {result}"""
 _CLASSES = """\
-    classes = (FOLDER / "classes.txt").read_text(encoding="utf-8").splitlines()
-    logits = outputs["logits"][0]
-    {activation}
-    for index in {order}:
-        print(f"{text}  {{classes[index]}}")
+        classes = (FOLDER / "classes.txt").read_text(encoding="utf-8").splitlines()
+        logits = outputs["logits"][0]
+        {activation}
+        for index in {order}:
+            print(f"  {text}  {{classes[index]}}")
 """
 
 
 def example_text(target: Target, content: Content) -> str:
-    """Return the source of an example that loads the exported network and runs it on an image."""
+    """Return the source of an example that loads the exported network and runs it on images."""
     code = target.code(content)
     view, (images, *others) = content.view, content.inputs
     if view.size[0] == view.size[1]:

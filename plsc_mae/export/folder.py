@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from plsc_mae.errors import DataError
 from plsc_mae.files import MARK
@@ -50,11 +51,19 @@ def require_usable(path: Path) -> None:
 def earlier_files(path: Path) -> list[str]:
     """Return the names of files that the description of an earlier export in a folder lists; [] without an export."""
     try:
-        described = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-        names = [str(name) for name in described["files"]] if described.get("mark") == MARK else []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        names = [str(name) for name in described(path)["files"]]
+    except (KeyError, TypeError):
         return []
     return [name for name in names if name == Path(name).name]
+
+
+def described(path: Path) -> dict[str, Any]:
+    """Return the description of an earlier export in a folder; {} without an export."""
+    try:
+        content = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        return dict(content) if content.get("mark") == MARK else {}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _move(temporary: Path, path: Path) -> None:

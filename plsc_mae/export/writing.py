@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from plsc_mae.config.export import ExportConfig
 from plsc_mae.errors import ConfigError
 from plsc_mae.export.content import Content, open_content
 from plsc_mae.export.example import NAME, example_text
-from plsc_mae.export.folder import DESCRIPTION, new_export, require_usable
+from plsc_mae.export.folder import DESCRIPTION, described, new_export, require_usable
 from plsc_mae.export.targets import load_target
 from plsc_mae.export.targets.base import Target
 from plsc_mae.export.verify import Verdict, verify
@@ -20,6 +21,8 @@ from plsc_mae.names import as_json
 from plsc_mae.wording import counted
 
 CLASSES = "classes.txt"
+
+logger = logging.getLogger(__name__)
 
 
 class Export(NamedTuple):
@@ -48,6 +51,11 @@ def export_network(config: ExportConfig) -> Export:
         raise ConfigError(missing)
     require_usable(path)
     content = open_content(config, target.parts)
+    if (earlier := described(path).get("checkpoint", config.model_path)) != config.model_path:
+        logger.warning(
+            "the export of %s in %s will be replaced by that of %s; another --save_path keeps both",
+            *(earlier, path, config.model_path),
+        )
     with new_export(path) as folder:
         target.write(content, folder)
         (folder / NAME).write_text(example_text(target, content), encoding="utf-8")
@@ -56,8 +64,8 @@ def export_network(config: ExportConfig) -> Export:
         skipped = Verdict({}, 0.0, "--no_verify")
         verdict = verify(target, content, folder, config.tolerance) if config.verify else skipped
         files = sorted([*(file.name for file in folder.iterdir()), DESCRIPTION])
-        described = description(target, content, verdict, files)
-        (folder / DESCRIPTION).write_text(as_json(described, indent=2) + "\n", encoding="utf-8")
+        entries = {**description(target, content, verdict, files), "checkpoint": config.model_path}
+        (folder / DESCRIPTION).write_text(as_json(entries, indent=2) + "\n", encoding="utf-8")
     return Export(content, files, verdict, _remarks(target, content))
 
 

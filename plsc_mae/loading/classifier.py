@@ -19,7 +19,7 @@ from plsc_mae.loading.classifier_weights import load_classifier_weights
 from plsc_mae.loading.encoder import infer_encoder_arguments, newer_parts, normalization
 from plsc_mae.loading.training_config import set_final_eps, trained_eps
 from plsc_mae.methods.classify import build_classifier, build_normalize, validation_transform
-from plsc_mae.methods.label_kinds import LabelKind, stored_kind
+from plsc_mae.methods.label_kinds import BalancedClasses, LabelKind, stored_kind
 from plsc_mae.models.classifier import ImageClassifier
 from plsc_mae.weights import Checkpoint
 from plsc_mae.weights.convert import decoded, recognize
@@ -84,8 +84,19 @@ def load_classifier(
     network.eval()
     for parameter in network.parameters():
         parameter.stop_gradient = True
-    origin = f"{stored.path}: {report}, {counted(head.outputs, 'class')}"
+    origin = f"{stored.path}: {report}, {counted(head.outputs, 'class')}{_epoch(stored)}"
     return LoadedClassifier(network, normalize, transform, numbered_names(head), origin)
+
+
+def _epoch(stored: Checkpoint) -> str:
+    """Return a clause on the epoch of a run's checkpoint and, if it is the best one, its metric; "" for other files."""
+    meta = stored.meta
+    if meta.get("phase") not in PHASES or "epoch" not in meta:
+        return ""
+    if meta.get("best_step", -1) < 0 or meta["best_step"] != meta.get("step"):
+        return f", epoch {meta['epoch']}"
+    kind = BalancedClasses() if meta.get("args", {}).get("balance_classes") else stored_kind(meta, stored.path)
+    return f", epoch {meta['epoch']} with test_{kind.best_metric} {meta['best']:.4g}"
 
 
 def open_classifier(config: PredictConfig | ExplainConfig) -> LoadedClassifier:

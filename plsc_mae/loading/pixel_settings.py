@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -317,7 +318,10 @@ def read_stats(path: str) -> Source:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         source = _source(path, content, int(content["in_chans"]))
     except OSError as error:
-        raise DataError(f"cannot read {flag('stats')} {path}: {error.strerror}") from None
+        raise DataError(
+            f"cannot read {flag('stats')} {path}: {error.strerror}; check the path, or write the file by "
+            f"`plsc-mae stats DIR --save_path {shlex.quote(path)}`"
+        ) from None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise DataError(f"{flag('stats')} {path} was not written by `plsc-mae stats`; measure again") from None
     if (source.mean is None) != (source.std is None):

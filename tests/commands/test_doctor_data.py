@@ -264,7 +264,7 @@ def test_a_list_with_repeated_lines(tmp_path):
 def test_a_missing_list_of_validation_images_is_named_by_its_flag(tmp_path):
     fill(tmp_path, "a/0.png", "b/0.png")
     (finding,) = (item for item in examine_data(DataOptions(str(tmp_path), "nowhere")) if isinstance(item, Finding))
-    assert str(finding).startswith("? --eval_data_path nowhere does not exist")
+    assert str(finding).startswith("! --eval_data_path nowhere does not exist")  # the user named it
 
 
 def test_one_image_and_lists(tmp_path):

@@ -226,7 +226,7 @@ def test_two_processes_give_what_one_gives(oracle, evaluate, by_two, tmp_path):
         ("--save_path here", "--save_path has no effect without --eval"),
         ("--eval --resume x --real_labels y", "--real_labels has no effect without --eval_set imagenet-real"),
         ("--eval --resume x --eval_set imagenet-z", "imagenet-v2"),
-        ("--eval --resume x --train_fraction 0.5", "--train_fraction"),
+        ("--eval --resume x --train_fraction 0.5", "give --train_fraction 1"),  # it may stand in config.yaml
         ("--task multilabel --nb_classes 3", "--nb_classes"),
         ("--label_columns a", "--task"),
     ],

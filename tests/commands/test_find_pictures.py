@@ -32,7 +32,6 @@ def touch(folder: Path, *names: str) -> Path:
 
 def names(folder: Path) -> list[str]:
     images = find_pictures(str(folder))
-    assert images.classes == ()
     return [images.paths[index] for index in range(len(images))]
 
 
@@ -73,7 +72,25 @@ def test_files_that_are_no_image(tmp_path):
     assert names(tmp_path / "c.tga") == ["c.tga"]
 
 
-def test_a_list_file_gives_its_images_without_classes(tmp_path):
+def test_a_part_of_a_folder_is_named(tmp_path, caplog):
+    """Of a divided folder the validation images are read, which the user did not write."""
+    caplog.set_level(logging.INFO, logger="plsc_mae")
+    touch(tmp_path, "photos/a/0.png", "photos/b/1.png", "split/train/a/0.png", "split/val/a/1.png")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("../photos/a/0.png 0\n")
+    (lists / "val.txt").write_text("../photos/b/1.png 1\n")
+    (lists / "classes.txt").write_text("cat\ndog\n")
+    for whole in ("photos", "lists/val.txt"):
+        names(tmp_path / whole)
+    assert caplog.messages == []
+    found = find_pictures(str(lists))
+    assert ([found.name(0)], found.classes, found.labels.tolist()) == (["../photos/b/1.png"], ("cat", "dog"), [1])
+    names(tmp_path / "split")
+    assert caplog.messages == [f"reading 1 image of {lists}/val.txt", f"reading 1 image of {tmp_path}/split/val"]
+
+
+def test_a_list_file_gives_its_images(tmp_path):
     touch(tmp_path, "a b/0.png", "1.png")
     (tmp_path / "list.txt").write_text("a b/0.png 1\n1.png 0\n")
     assert names(tmp_path / "list.txt") == ["a b/0.png", "1.png"]

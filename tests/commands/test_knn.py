@@ -56,6 +56,14 @@ def test_accuracies_are_printed_and_kept(trained, images, classify, tmp_path, ca
     assert [float(x) for x in lines[1].split("\t")] == rows[0]
 
 
+def test_the_names_of_the_classes_are_told_once(images, classify, tmp_path, capfd):
+    assert main(["split", str(images / "train"), str(tmp_path / "lists")]) == 0
+    capfd.readouterr()
+    code, out, _ = classify(f"--pixels --input_size 16 --data_path {tmp_path}/lists {FEW}")
+    assert code == 0
+    assert out.count("the classes are named by") == 1
+
+
 def test_the_default_shrinks_with_the_set_and_five_classes_have_no_top5(tmp_path, classify):
     rng = np.random.default_rng(0)
     for name, count in (("train", 30), ("val", 6)):

@@ -62,7 +62,10 @@ def test_files_of_the_run_are_read_or_named(printed, tmp_path, capsys):
     stats.write_text('{"in_chans": 4, "mean": [0.1, 0.2, 0.3, 0.4], "std": [0.1, 0.1, 0.1, 0.1]}')
     lines = [printed(f"{SMALL} {channels}") for channels in (f"--stats {stats}", "--in_chans 4", "")]
     assert lines[0] == lines[1] != lines[2]
-    assert "cannot read --stats" in printed(f"{SMALL} --stats {tmp_path / 'none.json'}", 2)
+    missing = tmp_path / "none.json"
+    told = printed(f"{SMALL} --stats {missing}", 2)
+    assert f"cannot read --stats {missing}: " in told
+    assert f"write the file by `plsc-mae stats DIR --save_path {missing}`" in told
     assert main(["plan", *f"{PROBE} --depth 1 --finetune {tmp_path / 'none.pd'}".split()]) == 0
     assert "none.pd does not exist here, so the plan has the sizes of --model" in capsys.readouterr().err
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.cli import main
+from plsc_mae.commands.predict import warn_of_equal_predictions
 from plsc_mae.loading.classifier import load_classifier
 
 pytestmark = pytest.mark.compat
@@ -54,11 +56,16 @@ def test_predictions_are_the_networks(predict, classifier, images, tmp_path):
         assert record["classes"] == [SHAPES[index] for index in best]
         np.testing.assert_allclose(record["probabilities"], expected[best], rtol=1e-5)  # of float32
     lines = out.splitlines()
-    assert lines[0] == f"{classifier}: 32 tensors matched (plsc_mae), 10 classes"
-    assert lines[-1] == str(path)
-    assert len(lines) == 2 + 10 * 4
+    assert lines[:2] == [
+        f"reading 10 images of {images}/val",
+        f"{classifier}: 32 tensors matched (plsc_mae), 10 classes, epoch 1",
+    ]
+    assert lines[-2] == str(path)
+    right = sum(record["classes"][0] == shape for record, shape in zip(records, SHAPES, strict=True))
+    assert lines[-1] == f"{right} of 10 images are right ({10 * right:.1f} %)"
+    assert len(lines) == 4 + 10 * 4
     first = records[0]
-    assert lines[1:3] == ["arrow/00000.jpg", f"  {100 * first['probabilities'][0]:6.2f} %  {first['classes'][0]}"]
+    assert lines[2:4] == ["arrow/00000.jpg", f"  {100 * first['probabilities'][0]:6.2f} %  {first['classes'][0]}"]
 
 
 @pytest.mark.once
@@ -96,11 +103,58 @@ def test_a_foreign_classifier(predict, images, root):
     path = root / "tests/golden/mae/checkpoints/fb_finetuned_gap.pth"
     code, out, err = predict("--num_heads 2 --topk 2", path)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == f"{path}: 32 tensors matched (facebook), 10 classes"
-    assert re.fullmatch(r" {2,4}\d+\.\d\d %  \d", out.splitlines()[2])
+    lines = out.splitlines()
+    assert lines[1] == f"{path}: 32 tensors matched (facebook), 10 classes"
+    assert re.fullmatch(r" {2,4}\d+\.\d\d %  \d", lines[3])
+    assert "are right" not in out  # its classes are numbers, the folders have names
     code, _, err = predict("", path)
     assert (code, err.count("\n")) == (2, 1)
     assert "fb_finetuned_gap.pth does not store its number of heads; give it with --num_heads" in err
+
+
+def test_answers_are_counted_where_the_classes_are_known(predict, images, tmp_path):
+    """By the labels of a list; not if the classifier lacks a class, nor for images without one."""
+    lines = [f"{images}/val/{shape}/00000.jpg {number}\n" for number, shape in enumerate(SHAPES)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    (tmp_path / "classes.txt").write_text("\n".join(SHAPES))
+    code, out, _ = predict("--topk 1", img_path=tmp_path / "list.txt")
+    assert code == 0
+    rows = out.splitlines()[1:-1]
+    right = sum(row.split()[-1] == shape for row, shape in zip(rows[1::2], SHAPES, strict=True))
+    assert out.splitlines()[-1] == f"{right} of 10 images are right ({10 * right:.1f} %)"
+    (tmp_path / "classes.txt").write_text("\n".join(["bow", *SHAPES[1:]]))
+    assert "are right" not in predict("--topk 1", img_path=tmp_path / "list.txt")[1]
+    assert "are right" not in predict("--topk 1", img_path=images / "val/ring")[1]
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "warned"),
+    [
+        ([[0.25, 0.26, 0.49]] * 4 + [[0.26, 0.25, 0.49]], True),  # in any order
+        ([[0.25, 0.26, 0.49]] * 4, False),
+        ([[0.25, 0.26, 0.49]] * 4 + [[0.28, 0.25, 0.47]], False),
+        ([[0.04, 0.04, 0.92]] * 5, False),  # of one class
+    ],
+)
+def test_a_classifier_that_does_not_distinguish_images_is_noticed(monkeypatch, probabilities, warned):
+    messages: list[str] = []
+    logger = logging.getLogger("plsc_mae.commands.predict")
+    monkeypatch.setattr(logger, "warning", lambda text, *numbers: messages.append(text % numbers))
+    values = np.array(probabilities)
+    order = np.argsort(-values, axis=1)
+    warn_of_equal_predictions(order.astype(np.float32), np.take_along_axis(values, order, axis=1))
+    told = "all 5 images get nearly the same probabilities (they differ by at most 1 %)"
+    assert [told in message for message in messages] == [True] * warned
+
+
+def test_the_epoch_of_the_best_checkpoint_is_told(predict, images, tmp_path):
+    sizes = "--model vit_base_patch16 --input_size 32 --patch_size 8 --embed_dim 32 --depth 1 --num_heads 2"
+    words = f"{sizes} --batch_size 10 --epochs 2 --warmup_epochs 0 --num_workers 0 --data_path {images}"
+    assert main(f"finetune {words} --output_dir {tmp_path}".split()) == 0
+    records = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    best = max(records, key=lambda record: record["test_acc1"])  # the first of equal ones
+    out = predict("", tmp_path / "checkpoint-best.pd")[1]
+    assert f", 10 classes, epoch {best['epoch']} with test_acc1 {best['test_acc1']:.4g}\n" in out
 
 
 def test_workers_give_the_same(predict, tmp_path):

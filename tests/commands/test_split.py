@@ -135,11 +135,11 @@ def test_a_run_names_the_command_for_a_table(table, tmp_path, capsys):
     assert main([*words, str(table)]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1  # no warning that contradicts the error
-    assert "labels.csv names 文件名,类别,操作员, which is not in" in error
-    assert f"; divide it by `plsc-mae split {table} DST --image_path DIR`" in error
+    command = f"plsc-mae split {table} DST --label_column NAME"
+    assert f"{table} is a CSV file, not a list of images; `{command}` makes lists of it" in error
     assert main([*words, str(table.rename(table.with_name("my list.txt")))]) == 2
     renamed = f"'{table.with_name('my list.csv')}'"
-    told = f"rename a CSV file to {renamed}, and divide it by `plsc-mae split {renamed} DST --image_path DIR`"
+    told = f"rename it to {renamed}, and `plsc-mae split {renamed} DST --label_column NAME`"
     assert told in capsys.readouterr().err
 
 

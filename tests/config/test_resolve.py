@@ -158,6 +158,12 @@ def test_the_message_names_file_and_key(yaml_file):
     assert refused("-c", file) == f"{file}: mask_ratio must lie in (0, 1), got 1.5"
 
 
+def test_a_second_file_after_an_option_is_not_a_misspelled_option(tmp_path):
+    (tmp_path / "b.jpg").touch()
+    told = refused("--output_dir", "a.jpg", str(tmp_path / "b.jpg"))
+    assert "b.jpg'; a path option takes one path: for several files give their folder" in told
+
+
 @pytest.mark.parametrize(
     ("argv", "told"),
     [

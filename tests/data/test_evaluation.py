@@ -55,4 +55,5 @@ def test_a_file_is_named_once(images, messages):
     dataset = EvaluationDataset(images, VIEW, bad_image="skip")
     for indices in ([0], [0, 12], [12]):
         dataset.log_unreadable(indices)
+    EvaluationDataset(images, VIEW, bad_image="skip").log_unreadable([0, 12])  # as for a second network
     assert [images.path(index) in text for index, text in zip((0, 12), messages, strict=True)] == [True, True]

@@ -6,6 +6,7 @@ import gzip
 import io
 import logging
 import os
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -300,7 +301,6 @@ def test_other_files_are_no_lists(tmp_path, content, message):
         ("'a.jpg'", "without quotation marks"),
         ("a.jpg,0", "with a blank in between"),
         ("a.jpg;cat", "with a blank in between"),
-        ("path,label", "no line of headings"),
         ("path label", "no line of headings"),
         ("a.jpg cat", "labels as numbers from 0"),
         ("a.jpg 0 1", "at most one label per line"),
@@ -313,6 +313,27 @@ def test_the_remedy_fits_the_entry_of_a_list(tmp_path, line, remedy):
     (touch(tmp_path, "a.jpg") / "list").write_text(f"{line}\n")
     with pytest.raises(DataError, match=f"list names .*; .*{remedy}"):
         list_images(tmp_path / "list", "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("a.csv", "图像,类别\na.jpg,猫\n", "`plsc-mae split FOLDER/a.csv DST` makes"),
+        ("a.csv", "图像,类别,医院\n0.jpg,猫,甲\n", "`plsc-mae split FOLDER/a.csv DST --image_path DIR --label_column"),
+        (
+            "a.txt",
+            "image;class;ward\na.jpg;cat;3\n",
+            "rename it to FOLDER/a.csv, and `plsc-mae split FOLDER/a.csv DST --",
+        ),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "gbk"])
+def test_a_csv_file_is_not_taken_for_a_list(tmp_path, name, content, remedy, encoding):
+    """The options that the message names are those that this file needs."""
+    (touch(tmp_path, "a.jpg") / name).write_text(content, encoding=encoding)
+    told = f"{name} is a CSV file, not a list of images; {remedy.replace('FOLDER', str(tmp_path))}"
+    with pytest.raises(DataError, match=re.escape(told)):
+        list_images(tmp_path / name, "train")
 
 
 def test_an_archive_is_named_with_the_remedy(tmp_path):

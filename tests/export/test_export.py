@@ -162,6 +162,17 @@ def test_folders_of_others_are_kept_and_earlier_exports_replaced(export, file_of
     assert "example.py" in run(capsys, file_of("mae"), out, "timm", *words)
 
 
+def test_the_replaced_export_of_another_checkpoint_is_named(export, file_of, capsys):
+    out, described = export("mae", "paddleseg", "--no_verify")
+    assert described["checkpoint"] == str(file_of("mae"))
+    export("mae", "paddleseg", "--no_verify")
+    assert capsys.readouterr().err == ""
+    line = ["export", "--target", "timm", "--model_path", str(file_of("mae_classifier")), "--save_path", str(out)]
+    assert main([*line, "--num_heads", "3", "--no_verify"]) == 0
+    told = f"the export of {file_of('mae')} in {out} will be replaced by that of {file_of('mae_classifier')}"
+    assert told in capsys.readouterr().err
+
+
 def test_a_difference_is_an_error_and_a_missing_package_is_said(file_of, tmp_path, capsys, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "paddleseg" else found(name))

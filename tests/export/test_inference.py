@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import runpy
+import subprocess
 import sys
 
 import cv2
@@ -69,6 +70,29 @@ def test_the_example_prepares_images_as_the_suite_does(export, tmp_path):
     np.testing.assert_allclose(example["preprocess"](picture)[0], expected.transpose(2, 0, 1), atol=1e-6)
     assert example["run"](example["load"](), example["preprocess"](picture))["logits"].shape == (1, 5)
     assert (out / "classes.txt").read_text().split() == list("01234")
+
+
+def test_the_example_runs_on_several_images(export, fork_server, tmp_path):
+    """It checks the arguments before the import of Paddle, which takes seconds."""
+    out, _ = export("mae_classifier", "inference", "--no_verify")
+    pictures = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for path in pictures:
+        Image.new("RGB", (30, 30)).save(path)
+
+    def run_without_packages(*words):
+        command = [sys.executable, "-S", str(out / "example.py"), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout, done.stderr
+
+    done = fork_server.run([str(out / "example.py"), *pictures], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line in pictures] == pictures
+    assert sum(" %  " in line for line in lines) == 2 * 5
+    usage = "usage: python example.py IMAGE [IMAGE ...]\n"
+    assert run_without_packages("--help") == (0, usage, "")
+    assert run_without_packages() == (1, "", usage)
+    assert run_without_packages(pictures[0], "none.png") == (1, "", "cannot read none.png: there is no such file\n")
 
 
 def example_of(file_of, folder, pixel_format):
