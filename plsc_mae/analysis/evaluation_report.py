@@ -21,6 +21,7 @@ COUNTED_CLASSES = 10  # largest number of rows of a confusion matrix that is dra
 NAMED_BARS = 30  # largest number of bars, rows or columns that are drawn with their names
 _ROOM = 1.13  # for the value beside the longest bar
 NAME_LENGTH = 24  # characters of a name in a chart
+UPRIGHT_CHARACTERS = 24  # of all names below a heatmap, which are upright if they are longer in all
 SCATTERED = 4  # largest number of targets of a regression that are drawn
 CLASSES, LABELS, NUMBERS, CORRUPTIONS = "classes.csv", "labels.csv", "numbers.csv", "corruptions.csv"
 INDEX = "index"  # last column of the tables of classes, labels and numbers; charts refer to its values
@@ -88,7 +89,7 @@ class Heatmap(NamedTuple):
     def draw(self, axes: Any) -> None:
         """Draw the values as colors, from 0 (light) to 100 (dark)."""
         image = axes.imshow(self.values, cmap="Blues", vmin=0, vmax=100, aspect="auto", interpolation="nearest")
-        axes.figure.colorbar(image, ax=axes, label="%")
+        axes.figure.colorbar(image, ax=axes).ax.set_title("%")  # a label beside it would touch the next chart
         if self.counts is not None and len(self.counts) <= COUNTED_CLASSES:
             for (row, column), count in np.ndenumerate(self.counts):
                 color = "white" if self.values[row, column] > 50 else "black"
@@ -100,7 +101,8 @@ class Heatmap(NamedTuple):
         if rows.names:
             axes.set_yticks(range(len(rows.names)), rows.names, **text_style(rows.names))
         if columns.names:
-            axes.set_xticks(range(len(columns.names)), columns.names, rotation=90, **text_style(columns.names))
+            rotation = 90 if sum(map(len, columns.names)) > UPRIGHT_CHARACTERS else 0
+            axes.set_xticks(range(len(columns.names)), columns.names, rotation=rotation, **text_style(columns.names))
 
 
 class Bars(NamedTuple):

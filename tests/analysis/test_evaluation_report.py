@@ -38,6 +38,13 @@ def test_a_chart_says_where_its_names_are(names, shown, note):
     assert ("classes.csv" in bars.get_ylabel()) == bool(note)
 
 
+@pytest.mark.parametrize(("names", "rotation"), [(["cat", "dog"], 0), (["short-haired cat", "long-haired dog"], 90)])
+def test_names_below_a_matrix_are_level_if_they_fit(names, rotation):
+    axes = Figure().subplots()
+    class_report(np.eye(2, dtype=np.float32), np.arange(2), names)[1][0].draw(axes)
+    assert [tick.get_rotation() for tick in axes.xaxis.get_ticklabels()] == [rotation] * 2
+
+
 @pytest.mark.parametrize("number", [3, NAMED_BARS + 1])
 def test_a_class_that_is_never_right_can_be_seen(number):
     """As a number beside its bar and in the bin of its confidence; many classes are counted."""
