@@ -79,7 +79,8 @@ def judge(run: RunFolder) -> Verdict:
     value, curve = run.last_loss(name), run.series(name)[1]
     fall = f" It started at {curve[0]:.4g}." if curve else ""
     if value is None:
-        return Verdict("unknown", f"Unknown: the logs have no finite value of {name}.", name, value, levels)
+        text = _best_of_sweep(run) or f"the logs have no finite value of {name}."
+        return Verdict("unknown", f"Unknown: {text}", name, value, levels)
     if not levels:
         answer, text = _compare_with_chance(run, _without_levels(run, name, value) + fall)
         return Verdict(answer, text, name, value, levels)
@@ -123,6 +124,17 @@ def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
         return answer, f"{answer.capitalize()}: {result} {missed}{' ' * bool(missed)}For comparison: {share}."
     chance = f"This is within chance: {share}, and luck reaches {limit:.4g} %."
     return "not yet", f"Not yet: {result} {chance} {_remedy(run, 'the classes with plsc-mae doctor')}"
+
+
+def _best_of_sweep(run: RunFolder) -> str:
+    """Return a sentence about the best rate of a sweep, which has a loss for each rate; "" for other runs."""
+    start = f"{_ACCURACY}_lr"
+    rates = {name: value for name, value in (run.epochs or [{}])[-1].items() if name.startswith(start)}
+    if not rates:
+        return ""
+    best = max(rates, key=lambda name: rates[name])
+    found = f"the best rate is {best[len(start) :]}, with {_ACCURACY} {rates[best]:.4g} %"
+    return f"a sweep trains a classifier per rate and keeps none; {found}."
 
 
 def missed_classes(run: RunFolder) -> str:

@@ -31,6 +31,8 @@ def remedy_at_chance(config: ClassifyConfig) -> str:
     if isinstance(config, LinprobeConfig) and config.lr_sweep:
         best = "if the highest one has the lowest test_loss"
         return f"more epochs, other features, or higher rates with {flag('lr_sweep')} {best}"
+    if isinstance(config, LinprobeConfig) and config.given_rate[1] < USEFUL_PROBE_RATE:
+        return f"several rates with {flag('lr_sweep')} 10 100 1000, or more epochs"
     name, rate = config.given_rate
     images = 256 if scales_with_batch(config) else config.batch_size * config.accum_iter
     limit = (USEFUL_RATE if config.probe == "none" else USEFUL_PROBE_RATE) * images / 256

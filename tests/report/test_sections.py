@@ -23,6 +23,12 @@ def folder(*epochs: dict[str, float]) -> RunFolder:
     return RunFolder(Path("run"), "", {}, (), epochs, (), {}, {})
 
 
+def test_a_sweep_has_a_best_rate_in_place_of_a_loss():
+    epochs = ({"epoch": 0, "train_loss_lr10": 1.1}, {"epoch": 1, "test_acc1_lr0.1": 40.0, "test_acc1_lr10": 43.25})
+    assert "the best rate is 10, with test_acc1 43.25 %" in judge(folder(*epochs)).text
+    assert judge(folder({"epoch": 0})).text == "Unknown: the logs have no finite value of loss."
+
+
 def test_statistics_of_the_features_have_their_first_and_newest_values():
     run = folder({"step": 5}, {"step": 10, "feature_rank": 3.5}, {"step": 20, "feature_rank": 4.25})
     html = representation(run)

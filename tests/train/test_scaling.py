@@ -26,7 +26,7 @@ def test_low_rates_are_raised_in_larger_steps_up_to_the_highest_useful_one(rate,
         (FINETUNE["mae"](lr=5e-4, batch_size=16), "a higher --lr, for example 0.005 instead of 0.0005"),
         (FINETUNE["mae"](lr=5e-3, batch_size=16, finetune="a.pd"), "longer pre-training, "),  # 0.08 per 256 images
         (FINETUNE["mae_priv"](lr=5e-3, batch_size=16), "a higher --lr, for example 0.05 "),  # is per 256 images
-        (LINPROBE["mae"](lr=None, blr=100.0), "a higher --blr, for example 300 instead of 100"),
+        (LINPROBE["mae"](lr=None, blr=100.0), "several rates with --lr_sweep 10 100 1000, or more epochs"),
         (LINPROBE["mae"](lr=None, blr=USEFUL_PROBE_RATE), "more epochs"),
         (LINPROBE["mae"](lr_sweep=(0.1, 1.0)), "more epochs, other features, or higher rates with --lr_sweep if "),
     ],
