@@ -30,8 +30,7 @@ COLUMNS = ("image", "rank", "class", "index")  # then "probability" or "value"
 _KEYS = ('{"image": ', '"classes": [', '"indices": [')
 SIGNS = {".csv": (",".join(COLUMNS),), ".json": _KEYS, ".jsonl": _KEYS}  # how a file of predictions is recognized
 
-
-# The warning that a classifier does not distinguish images
+# The warning that a classifier does not distinguish images:
 _FEWEST_EQUAL = 5  # images
 _NEARLY_EQUAL = 0.02  # largest difference of a probability
 _CONFIDENT = 0.9  # a larger probability for all images may be right, if they are of one class
