@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+import numpy as np
+
 WIDTH, HEIGHT = 620, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 40
 COLORS = ("#2166ac", "#b35806", "#1b7837", "#762a83", "#c51b7d", "#4d4d4d", "#8c510a", "#01665e")
@@ -42,7 +44,8 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, levels: Mapping[str, fl
     """Return a chart with a legend as HTML.
 
     Curves of more than MAX_POINTS points show the means of neighboring points. A curve without points is not drawn, but
-    counts for the colors, so that a run has the same color in all charts.
+    counts for the colors, so that a run has the same color in all charts. Curves of the same points are drawn once,
+    with both labels.
 
     With levels, values of the start that are more than twice as high as all later values and levels are cut off, which
     a text in the chart says: they would flatten the rest.
@@ -55,6 +58,7 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, levels: Mapping[str, fl
             legend only.
     """
     colored = [(COLORS[i % len(COLORS)], Curve(c.label, *_thinned(c.x, c.y))) for i, c in enumerate(curves) if c.y]
+    colored = _without_hidden(colored)
     highest = max(value for _, curve in colored for value in curve.y)
     sorted_levels = sorted((levels or {}).items(), key=lambda item: -item[1])
     dashed = [Level(*item, DASHES[i % len(DASHES)]) for i, item in enumerate(sorted_levels)]
@@ -69,6 +73,19 @@ def line_chart(curves: Sequence[Curve], *, x_label: str, levels: Mapping[str, fl
     parts += [*_clipped(lines), _cut_text(highest, xs)] if cut else lines
     svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>'
     return f'{svg}<p class="legend">{"".join(_legend(colored, dashed))}</p>'
+
+
+def _without_hidden(colored: Sequence[tuple[str, Curve]]) -> list[tuple[str, Curve]]:
+    """Return curves of different points; one that another would hide adds its label to it."""
+    kept: list[tuple[str, Curve]] = []
+    for color, curve in colored:
+        for i, (first, other) in enumerate(kept):
+            if len(other.x) == len(curve.x) and np.allclose((other.x, other.y), (curve.x, curve.y), rtol=1e-6, atol=0):
+                kept[i] = first, other._replace(label=f"{other.label}, {curve.label}")
+                break
+        else:
+            kept.append((color, curve))
+    return kept
 
 
 def _later_values(colored: Sequence[tuple[str, Curve]], xs: _Axis) -> Iterator[float]:

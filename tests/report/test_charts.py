@@ -80,3 +80,11 @@ def test_a_late_rise_is_never_cut_off(first):
     html = line_chart([Curve("loss", range(first, first + 100), y)], x_label="update", levels={"near": 0.8})
     assert "cut off" not in html
     assert min(b for _, b in points(html)) >= 14
+
+
+def test_a_curve_that_another_would_hide_adds_its_label():
+    x, y = [16, 32], [1.5, 1.0]
+    curves = [Curve("loss", x, y), Curve("mean of the epoch", x, [v + 1e-9 for v in y]), Curve("lr", x, [1.5, 1.1])]
+    html = line_chart(curves, x_label="update")
+    assert len(re.findall("<polyline", html)) == 2
+    assert "loss, mean of the epoch" in html
