@@ -362,21 +362,21 @@ def test_a_table_of_a_generator():
 
 
 def test_paths_of_a_list_outside_its_folder_are_short(tmp_path, monkeypatch):
-    touch(tmp_path, "work/tiles/a/0.png", "elsewhere/lists/x.png")
-    (tmp_path / "work/sets/first").mkdir(parents=True)
-    (tmp_path / "work/sets/link").symlink_to(tmp_path / "elsewhere/lists")
+    touch(tmp_path, "place/tiles/a/0.png", "elsewhere/lists/x.png")
+    (tmp_path / "place/sets/first").mkdir(parents=True)
+    (tmp_path / "place/sets/link").symlink_to(tmp_path / "elsewhere/lists")
     entries = {
         "sets/first/val.txt": ("../../tiles/a/0.png", "tiles/a/0.png"),
         "sets/val.txt": ("../tiles/a/0.png", "tiles/a/0.png"),
-        "val.txt": ("../work/tiles/a/0.png", "../work/tiles/a/0.png"),
-        "sets/link/val.txt": ("../../work/tiles/a/0.png", "sets/link/../../work/tiles/a/0.png"),
+        "val.txt": ("../place/tiles/a/0.png", "../place/tiles/a/0.png"),
+        "sets/link/val.txt": ("../../place/tiles/a/0.png", "sets/link/../../place/tiles/a/0.png"),
     }
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "place")
     for file, (entry, path) in entries.items():
         Path(file).write_text(f"{entry} 0\n")
         images = list_images(file, "train")
         assert images.path(0) == path
         assert images.name(0) == entry  # the rows of predict.csv are those of the list
         assert Path(path).samefile("tiles/a/0.png")
-    images = list_images(tmp_path / "work/sets/val.txt", "train")
-    assert images.path(0) == f"{tmp_path}/work/tiles/a/0.png"
+    images = list_images(tmp_path / "place/sets/val.txt", "train")
+    assert images.path(0) == f"{tmp_path}/place/tiles/a/0.png"
