@@ -31,8 +31,6 @@ def remedy_at_chance(config: ClassifyConfig) -> str:
     if isinstance(config, LinprobeConfig) and config.lr_sweep:
         best = "if the highest one has the lowest test_loss"
         return f"more epochs, other features, or higher rates with {flag('lr_sweep')} {best}"
-    if isinstance(config, LinprobeConfig) and config.given_rate[1] < USEFUL_PROBE_RATE:
-        return f"several rates with {flag('lr_sweep')} 10 100 1000, or more epochs"
     name, rate = config.given_rate
     images = 256 if scales_with_batch(config) else config.batch_size * config.accum_iter
     limit = (USEFUL_RATE if config.probe == "none" else USEFUL_PROBE_RATE) * images / 256
@@ -40,6 +38,8 @@ def remedy_at_chance(config: ClassifyConfig) -> str:
     if higher is None:
         longer = "longer pre-training, " if config.finetune else ""
         return f"{longer}more epochs or a larger input, since {name} {rate:g} is near the highest useful one, {limit:g}"
+    if isinstance(config, LinprobeConfig):
+        return f"several rates with {flag('lr_sweep')} 10 100 1000, or more epochs"
     return f"a higher {name}, for example {higher:g} instead of {rate:g}, or more epochs"
 
 
