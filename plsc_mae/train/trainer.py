@@ -59,6 +59,7 @@ class Trainer:
         observers: evaluate the network or draw pictures, see `Observer`.
         keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd. ""
             keeps none.
+        chance: largest value of that metric that luck explains, for the history; None if it is unknown.
         after_epoch: called in the main process with the position after each epoch, once it is logged and before its
             checkpoints are saved; None for nothing.
 
@@ -79,12 +80,13 @@ class Trainer:
         n_parameters: int,
         observers: Sequence[Observer] = (),
         keep_best: str = "",
+        chance: float | None = None,
         after_epoch: Callable[[Progress], None] | None = None,
     ) -> None:
         self.state, self.loader, self.schedule = state, loader, schedule
         self.policy, self.log, self.saver = policy, log, saver
         self.n_parameters, self.observers, self.keep_best = n_parameters, observers, keep_best
-        self.after_epoch = after_epoch
+        self.chance, self.after_epoch = chance, after_epoch
         self.config, self.world, self.stepper = state.config, state.world, state.stepper
         self.task, self.probe, self.accumulation = state.task, state.probe, state.accumulation
         self.trivial_losses = TrivialLosses(self.task, Path(self.config.output_dir))
@@ -157,6 +159,7 @@ class Trainer:
             "resumed": str(path or ""),
             "images": len(self.loader.dataset),
             "images_per_update": images,
+            **({} if self.chance is None else {"chance": self.chance}),
         }
 
     def _position(self) -> dict[str, int]:
