@@ -168,16 +168,9 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     memory = planned_memory(task, config, world)
     after = _after_epoch(evaluations, images, config)
     trainer = build_trainer(
-        task,
-        loader,
-        config,
-        world,
-        observers=evaluations,
-        keep_best=kept,
-        chance=_chance(images) if kept else None,
-        planned_memory=memory,
-        after_epoch=after,
+        task, loader, config, world, observers=evaluations, keep_best=kept, planned_memory=memory, after_epoch=after
     )
+    trainer.chance = _chance(images) if kept else None
     trainer.fit(start)
     if world.is_main:
         _conclude(trainer, task, images, config)

@@ -65,7 +65,7 @@ def find_pictures(img_path: str) -> ImageList:
 
 
 def true_outputs(images: ImageList, img_path: str, names: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Return the output [n] of a classifier that stands for the class of each image; -1 where it is unknown.
+    """Return the output [n] of a classifier for the true class of each image; -1 where that is unknown.
 
     As in training and evaluation, folders and lists give the classes, which `match_images` finds among the `names` of
     the outputs. If one of the classes has no output, all are unknown.
@@ -235,7 +235,7 @@ class Sheet:
     def add(self, panel: Pictures, index: int, note: str = "") -> None:
         """Take the panel {label: uint8 [1, H, W, 3]} of an image if it belongs to the sheet.
 
-        Call this for every readable image, in ascending order. The `note` stands before the name of the image.
+        Call this for every readable image, in ascending order. The `note` precedes the name of the image.
         """
         self._drawn += 1
         row = len(self._panels)

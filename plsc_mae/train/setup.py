@@ -205,7 +205,6 @@ def build_trainer(
     *,
     observers: Sequence[Observer] = (),
     keep_best: str = "",
-    chance: float | None = None,
     probe: OnlineProbe | None = None,
     planned_memory: int | None = None,
     after_epoch: Callable[[Progress], None] | None = None,
@@ -220,7 +219,6 @@ def build_trainer(
         observers: evaluate the network or draw pictures, see `Observer`.
         keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd. ""
             keeps none.
-        chance: see `Trainer`.
         probe: linear classifier trained on the features of the training batches; None for none.
         planned_memory: estimated bytes of tensors at the peak of an update, for the overview; None without an estimate.
         after_epoch: see `Trainer`.
@@ -257,6 +255,5 @@ def build_trainer(
         n_parameters=n_parameters,
         observers=observers,
         keep_best=keep_best,
-        chance=chance,
         after_epoch=after_epoch,
     )

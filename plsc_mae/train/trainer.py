@@ -59,13 +59,13 @@ class Trainer:
         observers: evaluate the network or draw pictures, see `Observer`.
         keep_best: name of an observer's metric; the checkpoint with its largest value is kept as checkpoint-best.pd. ""
             keeps none.
-        chance: largest value of that metric that luck explains, for the history; None if it is unknown.
         after_epoch: called in the main process with the position after each epoch, once it is logged and before its
             checkpoints are saved; None for nothing.
 
     Attributes:
         progress: position of the run.
         metrics: the metrics, by name, of the observers that were due after the last finished epoch.
+        chance: largest value of the metric `keep_best` that luck explains, for the history; None leaves it out.
     """
 
     def __init__(
@@ -80,13 +80,12 @@ class Trainer:
         n_parameters: int,
         observers: Sequence[Observer] = (),
         keep_best: str = "",
-        chance: float | None = None,
         after_epoch: Callable[[Progress], None] | None = None,
     ) -> None:
         self.state, self.loader, self.schedule = state, loader, schedule
         self.policy, self.log, self.saver = policy, log, saver
         self.n_parameters, self.observers, self.keep_best = n_parameters, observers, keep_best
-        self.chance, self.after_epoch = chance, after_epoch
+        self.after_epoch = after_epoch
         self.config, self.world, self.stepper = state.config, state.world, state.stepper
         self.task, self.probe, self.accumulation = state.task, state.probe, state.accumulation
         self.trivial_losses = TrivialLosses(self.task, Path(self.config.output_dir))
@@ -94,6 +93,7 @@ class Trainer:
         self.stop = StopRequest(self.world)
         self.progress = Progress(self.config.start_epoch)
         self.metrics: dict[str, float] = {}
+        self.chance: float | None = None
         self.stopped_by = 0  # number of the signal that stops the run; 0 before one arrives
         self.started = time.perf_counter()
         self.skipped_before = 0  # unreadable images of this process before the current epoch
