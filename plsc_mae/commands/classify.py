@@ -170,6 +170,7 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
     trainer = build_trainer(
         task, loader, config, world, observers=evaluations, keep_best=kept, planned_memory=memory, after_epoch=after
     )
+    trainer.chance = _chance(images) if kept else None
     trainer.fit(start)
     if world.is_main:
         _conclude(trainer, task, images, config)
@@ -190,6 +191,13 @@ def _conclude(trainer: Trainer, task: ClassifyTask | PipelinedTask, images: Imag
         file = trainer.saver.path(BEST)
         used = file if file.exists() else trainer.saver.saved_path
         after_chance(config) if at_chance else after_classification(config, used, trainer.state.run)
+
+
+def _chance(images: Images) -> float | None:
+    """Return the validation metric that luck explains, see `LabelKind.chance`; None if it is not finite."""
+    assert images.val is not None
+    limit = images.kind.chance(images.val.labels)
+    return limit if math.isfinite(limit) else None
 
 
 def _after_epoch(evaluations: Sequence[Evaluation], images: Images, config: ClassifyConfig) -> AfterEpoch | None:

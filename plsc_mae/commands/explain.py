@@ -21,7 +21,14 @@ from plsc_mae.analysis.attention import (
 )
 from plsc_mae.analysis.fonts import drawable_names
 from plsc_mae.analysis.pictures import compose, overlay
-from plsc_mae.commands.pictures import PanelFolder, PictureReader, Sheet, choose_images, find_pictures
+from plsc_mae.commands.pictures import (
+    PanelFolder,
+    PictureReader,
+    Sheet,
+    choose_images,
+    find_pictures,
+    true_outputs,
+)
 from plsc_mae.commands.results import summarize
 from plsc_mae.config.inference import ExplainConfig
 from plsc_mae.config.schema import suggest
@@ -47,14 +54,35 @@ logger = logging.getLogger(__name__)
 
 
 class Verdict(NamedTuple):
-    """A class and its probability for an image."""
+    """A class and its probability for an image.
+
+    Attributes:
+        category: number of the class.
+        probability: its probability.
+        predicted: True if it is the most probable class.
+    """
 
     category: int
     probability: float
+    predicted: bool
 
     def text(self, names: Sequence[str]) -> str:
         """Return the verdict as text; `names` are those of all classes."""
         return f"'{names[self.category]}', {100 * self.probability:.1f} %"
+
+    def compared(self, names: Sequence[str], truth: int) -> str:
+        """Return `text` with the true class, number `truth`, unless it is -1; predictions are called right or wrong."""
+        if truth < 0:
+            return self.text(names)
+        if self.predicted and truth == self.category:
+            return f"{self.text(names)}, right"
+        return f"{self.text(names)}, {'wrong: ' * self.predicted}true class '{names[truth]}'"
+
+    def mark(self, truth: int) -> str:
+        """Return a check mark or a cross for a right or wrong prediction; "" if `truth` is -1."""
+        if truth < 0 or not self.predicted:
+            return ""
+        return "\N{CHECK MARK} " if truth == self.category else "\N{BALLOT X} "
 
 
 class Maps(NamedTuple):
@@ -99,6 +127,8 @@ def run(config: ExplainConfig) -> int:
     view = explainer.view
     _print_seen_part(images, view, pixel_format)
     chosen = choose_images(images, config.max_images)
+    classes, shown = explainer.classes, explainer.shown
+    truths = true_outputs(images, config.img_path, classes) if classes else ()
     network = f"{config.model_path}, random weights" if config.random_weights else config.model_path
     panels = PanelFolder("explain", config.save_path, images, chosen, config.img_path, network)
     reader = PictureReader(images, chosen, view, pixel_format=pixel_format, bad_image=config.bad_image)
@@ -112,9 +142,14 @@ def run(config: ExplainConfig) -> int:
             panel[label] = overlay(pixels, relevance)[None]
         own = {maps.captions.get(label, label): picture for label, picture in panel.items()}
         name = without_parents(images.name(index))
-        told = [f"{name}: {maps.verdict.text(explainer.classes)}"] if maps.verdict else []
-        print(panels.save(compose(own), index), *told)
-        sheet.add(panel, index, maps.verdict.text(explainer.shown) if maps.verdict else "")
+        told, note, captions = [], "", []
+        if verdict := maps.verdict:
+            truth = int(truths[index])
+            told = [f"{name}: {verdict.compared(classes, truth)}"]
+            note = verdict.mark(truth) + verdict.compared(shown, truth)
+            captions = [note] if truth >= 0 else []
+        print(panels.save(compose(own, captions=captions), index), *told)
+        sheet.add(panel, index, note)
     if rows := sheet.rows():
         print(panels.save_sheet(compose(rows, captions=sheet.captions())))
     return summarize(reader.unreadable, len(chosen))
@@ -192,7 +227,7 @@ class Explainer:
         where = f"discard {config.discard_ratio:g}{self._layer()}"
         name = "the predicted class" if self.category is None else f"'{self.shown[chosen]}'"
         label = f"gradient rollout of {name} ({where})"
-        verdict = Verdict(chosen, probability)
+        verdict = Verdict(chosen, probability, self.category is None)
         caption = f"gradient rollout of {verdict.text(self.shown)} ({where})"
         return Maps({label: rolled, **self._attention(attentions)}, {label: caption}, verdict)
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from plsc_mae.analysis.fonts import drawable_names
+from plsc_mae.data.classes import Reference, match_images
 from plsc_mae.data.decode import open_image
 from plsc_mae.data.folder_walk import ARRAY_EXTENSIONS, EXTENSIONS
 from plsc_mae.data.imagefolder import log_left_out
@@ -60,6 +62,27 @@ def find_pictures(img_path: str) -> ImageList:
     elif not is_member(img_path):
         return _named(_find_several(img_path), img_path)
     return ImageList(PathTable([path.name]), np.full(1, -1, np.int64), (), str(path.parent))
+
+
+def true_outputs(images: ImageList, img_path: str, names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the output [n] of a classifier for the true class of each image; -1 where that is unknown.
+
+    As in training and evaluation, folders and lists give the classes, which `match_images` finds among the `names` of
+    the outputs. If one of the classes has no output, all are unknown.
+
+    Args:
+        images: result of `find_pictures`.
+        img_path: its argument.
+        names: names of the outputs.
+    """
+    unknown = np.full(len(images), -1, np.int64)
+    with contextlib.suppress(DataError):
+        labeled = images if images.classes else list_images(img_path, "val", flag="--img_path")
+        if labeled.classes:
+            labels = match_images(labeled, Reference(names, "the classifier", "")).labels
+            outputs = dict(zip(labeled.paths, labels.tolist(), strict=True))
+            return np.array([outputs.get(path, -1) for path in images.paths], np.int64)
+    return unknown
 
 
 def _named(images: ImageList, img_path: str) -> ImageList:
@@ -212,7 +235,7 @@ class Sheet:
     def add(self, panel: Pictures, index: int, note: str = "") -> None:
         """Take the panel {label: uint8 [1, H, W, 3]} of an image if it belongs to the sheet.
 
-        Call this for every readable image, in ascending order. The `note` follows the name of the image.
+        Call this for every readable image, in ascending order. The `note` precedes the name of the image.
         """
         self._drawn += 1
         row = len(self._panels)
@@ -233,10 +256,10 @@ class Sheet:
         return {label: np.concatenate([panel[label] for panel in self._panels]) for label in self._panels[0]}
 
     def captions(self) -> list[str]:
-        """Return the path of each row's image without leading ../, in drawable characters, with its note."""
+        """Return the note of each row and the path of its image without leading ../, in drawable characters."""
         paths = [without_parents(self._images.name(index)) for index in self._indices]
         names = drawable_names(paths, self._indices)
-        return [f"{name}: {note}" if note else name for name, note in zip(names, self._notes, strict=True)]
+        return [f"{note} ({name})" if note else name for name, note in zip(names, self._notes, strict=True)]
 
 
 class PanelFolder:

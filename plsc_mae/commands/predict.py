@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from paddle import Tensor
 
+from plsc_mae.analysis.class_counts import count_classes, describe_missed
 from plsc_mae.analysis.features import encode_images, require_finite_features
-from plsc_mae.commands.pictures import find_pictures
+from plsc_mae.commands.pictures import find_pictures, true_outputs
 from plsc_mae.commands.results import exit_code, require_free, summarize
 from plsc_mae.config.inference import PredictConfig
 from plsc_mae.data.imagefolder import ImageList
@@ -89,9 +91,8 @@ def run(config: PredictConfig) -> int:
             print(f"  {kind.describe(value)}  {name}")
     if config.save_path:
         print(config.save_path)
-    if not kind.dense and set(known := _known_classes(images)) <= set(trained.classes):
-        right = sum(found.classes[0] == known[index] for found, index in zip(predictions, indices, strict=True))
-        print(f"{right} of {counted(len(indices), 'image')} are right ({100 * right / len(indices):.1f} %)")
+    if not kind.dense:
+        _count_right(predictions, true_outputs(images, config.img_path, trained.classes)[indices], trained.classes)
     return summarize(unreadable, len(images))
 
 
@@ -139,11 +140,24 @@ def predict(
     return Predictions(found, kept.tolist(), len(unreadable))
 
 
-def _known_classes(images: ImageList) -> list[str]:
-    """Return the class of every image by its label in a list, or else by the name of its top folder."""
-    if images.classes:
-        return [images.classes[label] for label in images.labels]
-    return [images.name(index).partition("/")[0] for index in range(len(images))]
+def _count_right(predictions: list[Prediction], truth: npt.NDArray[np.int64], names: Sequence[str]) -> None:
+    """Print how many images of known class are right, and warn of classes that no image is classified as.
+
+    Args:
+        predictions: predictions of the images.
+        truth: true class numbers of these images, -1 where they are unknown.
+        names: names of all classes.
+    """
+    known = truth >= 0
+    if not known.any():
+        return
+    predicted = np.array([found.indices[0] for found in predictions])
+    counts = count_classes(truth[known], predicted[known], len(names))
+    right, number = counts.correct.sum(), int(known.sum())
+    images = counted(number, "image" if known.all() else "labeled image")
+    print(f"{right} of {images} are right ({100 * right / number:.1f} %)")
+    if missed := describe_missed(counts.images, counts.predicted, names):
+        logger.warning("%s", missed)
 
 
 def warn_of_equal_predictions(indices: npt.NDArray[Any], values: npt.NDArray[Any]) -> None:

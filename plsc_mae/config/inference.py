@@ -106,7 +106,7 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
         metavar="RATIO",
     )
     layer_index: int | None = option(None, "single layer to roll out, from 0; -1 is the last [all layers]")
-    pool: Literal["cls", "mean"] | None = option(
+    pool: Literal["mean", "cls"] | None = option(
         None,
         "attention of the class token, or mean over the patch tokens [the classifier's pooling with "
         "--category_index, else cls]",

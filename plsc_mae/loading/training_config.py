@@ -119,8 +119,8 @@ def stated_heads(stored: Checkpoint, key: str, width: int | None) -> int | None:
     Args:
         stored: the file.
         key: "num_heads" or "decoder_num_heads".
-        width: width of these blocks. A registered model of another width is not used; if `width` is None, no registered
-            model is used.
+        width: width of these blocks. A registered model of another width is not used, except for our own files: a run
+            that sets only the width keeps the heads of its model. If `width` is None, no registered model is used.
     """
     options = stored.meta.get("args")
     if not isinstance(options, dict):
@@ -132,7 +132,8 @@ def stated_heads(stored: Checkpoint, key: str, width: int | None) -> int | None:
         return None
     variant = VARIANTS.get(str(options.get("model")))
     sizes = variant.arguments if variant else {}
-    return sizes.get(key) if sizes.get(key.replace("num_heads", "embed_dim")) == width else None
+    is_ours = "phase" in stored.meta
+    return sizes.get(key) if is_ours or sizes.get(key.replace("num_heads", "embed_dim")) == width else None
 
 
 def _computed_size(stored: Checkpoint) -> tuple[int, int] | None:

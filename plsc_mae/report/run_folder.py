@@ -79,8 +79,17 @@ class RunFolder:
     @property
     def images_per_update(self) -> int | None:
         """The number of images per update, from the newest start that recorded it; None if no start did."""
-        found = [r["images_per_update"] for r in self.history if is_number(r.get("images_per_update"))]
-        return int(found[-1]) if found else None
+        found = self._of_start("images_per_update")
+        return None if found is None else int(found)
+
+    @property
+    def chance(self) -> float | None:
+        """The value of the best checkpoint's metric that luck explains, recorded likewise."""
+        return self._of_start("chance")
+
+    def _of_start(self, name: str) -> float | None:
+        found = [record[name] for record in self.history if is_number(record.get(name))]
+        return found[-1] if found else None
 
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Return (updates, finite values) of a metric, from train.jsonl or, if that file has none, log.txt.

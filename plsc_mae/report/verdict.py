@@ -21,14 +21,14 @@ from plsc_mae.train.scaling import epochs_to_learn, remedy_at_chance
 from plsc_mae.wording import guides
 
 _BALANCED, _ACCURACY = "test_balanced_acc", "test_acc1"
+_PRECISION, _EXPLAINED = "test_mAP", "test_r2"
 # One for each --task, with its unit; the first one is that of --balance_classes.
-_MAIN_METRICS = {_BALANCED: " %", _ACCURACY: " %", "test_mAP": " %", "test_r2": ""}
+_MAIN_METRICS = {_BALANCED: " %", _ACCURACY: " %", _PRECISION: " %", _EXPLAINED: ""}
 Answer = Literal["yes", "barely", "in part", "not yet", "unknown"]
 ADVICE = "Levels of the loss, plateaus and remedies:"  # for "barely", "in part" and "not yet"
 CLEAR = 0.05  # a loss that is below a trivial one by less than this part of it is not clearly below
 _EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
-_EXPLAINED = "test_r2"
 
 
 class Verdict(NamedTuple):
@@ -40,7 +40,8 @@ class Verdict(NamedTuple):
             all hidden patches; "not yet" otherwise; "unknown" if the run has no finite loss or no losses of trivial
             predictors. For a classifier with results per class: "yes" if its best accuracy is above chance, but "in
             part" if it misses classes, see `describe_missed`; else "not yet". For a regression: "yes" if its best R^2
-            exceeds `CLEAR`, "barely" if it exceeds 0, else "not yet".
+            exceeds `CLEAR`, "barely" if it exceeds 0, else "not yet". For several labels per image: "yes" if the best
+            mAP is above that of random rankings, else "not yet".
         text: the answer for the reader.
         loss: name of the compared loss.
         value: its newest mean, see `RunFolder.last_loss`; None without one.
@@ -108,6 +109,8 @@ def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
     """Return (answer, text) for a run without losses of trivial predictors; `result` is the text about its numbers."""
     if explained := run.series(_EXPLAINED)[1]:
         return _compare_with_mean(run, max(explained), result)
+    if precisions := run.series(_PRECISION)[1]:
+        return _compare_with_rankings(run, max(precisions), result)
     balanced = bool(run.series(_BALANCED)[1])
     accuracies = run.series(_BALANCED if balanced else _ACCURACY)[1]
     if run.classes is None or not accuracies:
@@ -156,6 +159,18 @@ def _compare_with_mean(run: RunFolder, best: float, result: str) -> tuple[Answer
         f"{answer.capitalize()}: {result} That is {'hardly' if best > 0 else 'no'} better than always predicting the "
         f"mean of the labels, whose test_r2 is 0. {_remedy(run, 'that the labels belong to the images')}"
     )
+
+
+def _compare_with_rankings(run: RunFolder, best: float, result: str) -> tuple[Answer, str]:
+    """Return (answer, text) for several labels per image and this best mAP, in percent."""
+    limit = run.chance
+    if limit is None or limit >= 100:
+        return "unknown", result
+    level = f"random rankings of the validation images reach up to {limit:.4g} %"
+    if best > limit:
+        return "yes", f"Yes: {result} For comparison: {level}."
+    remedy = _remedy(run, "that the labels belong to the images")
+    return "not yet", f"Not yet: {result} This is within chance: {level}. {remedy}"
 
 
 def _remedy(run: RunFolder, check: str) -> str:

@@ -65,6 +65,7 @@ class Trainer:
     Attributes:
         progress: position of the run.
         metrics: the metrics, by name, of the observers that were due after the last finished epoch.
+        chance: largest value of the metric `keep_best` that luck explains, for the history; None leaves it out.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Trainer:
         self.stop = StopRequest(self.world)
         self.progress = Progress(self.config.start_epoch)
         self.metrics: dict[str, float] = {}
+        self.chance: float | None = None
         self.stopped_by = 0  # number of the signal that stops the run; 0 before one arrives
         self.started = time.perf_counter()
         self.skipped_before = 0  # unreadable images of this process before the current epoch
@@ -157,6 +159,7 @@ class Trainer:
             "resumed": str(path or ""),
             "images": len(self.loader.dataset),
             "images_per_update": images,
+            **({} if self.chance is None else {"chance": self.chance}),
         }
 
     def _position(self) -> dict[str, int]:

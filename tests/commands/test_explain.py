@@ -182,7 +182,8 @@ def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
         with Image.open(images / f"val/{name}/00000.jpg") as opened:
             found = category_attention(trained.network, trained.normalize(paddle.to_tensor(np.asarray(opened)[None])))
         told.append(f"gradient rollout of '{names[found.category]}', {100 * found.probability:.1f} % (discard 0.9)")
-        assert f"{name}/00000.jpg: '{names[found.category]}', {100 * found.probability:.1f} %\n" in out
+        answer = "right" if names[found.category] == name else f"wrong: true class '{name}'"
+        assert f"{name}/00000.jpg: '{names[found.category]}', {100 * found.probability:.1f} %, {answer}\n" in out
     assert [list(panel)[1] for panel in own] == told
     assert list(sheet)[1] == "gradient rollout of the predicted class (discard 0.9)"
     assert list(sheet)[2:] == ["rollout (max of heads, discard 0.9)", "last layer, mean of heads"]
@@ -191,6 +192,47 @@ def test_labels_say_which_category(draw, panels, classifier, images, tmp_path):
     flags = f"--category_index 1 --max_images 2 --layer_index -1 --classes {tmp_path}/names.txt"
     assert draw(flags, None, classifier)[0] == 0
     assert list(panels[-1])[1] == f"gradient rollout of 'a {names[1]}' (discard 0.9, layer -1)"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("category", ["predicted", "arrow"])
+def test_the_true_class_is_told_where_it_is_known(draw, classifier, images, tmp_path, monkeypatch, category):
+    """Marked as right or wrong if the class is a prediction; in the output, in panels and in the sheet."""
+    drawn: list[list[str]] = []
+    compose = explain.compose
+
+    def draw_and_keep(pictures, captions=()):
+        drawn.append(list(captions))
+        return compose(pictures, captions=captions)
+
+    monkeypatch.setattr(explain, "compose", draw_and_keep)
+    names = [path.name for path in sorted((images / "val").iterdir())]
+    rows = {f"../{images.name}/val/{name}/00000.jpg": number for number, name in enumerate(names)}
+    folder = images.parent / tmp_path.name
+    folder.mkdir()
+    (folder / "list.txt").write_text("".join(f"{path} {number}\n" for path, number in rows.items()))
+    (folder / "classes.txt").write_text("\n".join(names))
+    (folder / "bare.txt").write_text("\n".join(rows))
+    for source in (images, folder / "list.txt"):
+        code, out, _ = draw(f"--category_index {category}", source, classifier)
+        assert code == 0
+        told = [line.split(": ", 1)[1] for line in out.splitlines() if "00000.jpg: " in line]
+        *own, sheet = drawn
+        assert len(told) == len(own) == len(sheet) == len(names)
+        for name, line, (caption,), row in zip(names, told, own, sheet, strict=True):
+            right = line.startswith(f"'{name}'")
+            if category != "predicted":
+                assert line.endswith(f" %, true class '{name}'")
+                assert caption == line
+            else:
+                assert line.endswith(" %, right" if right else f" %, wrong: true class '{name}'")
+                assert caption == ("\u2713 " if right else "\u2717 ") + line
+            assert row == f"{caption} ({row.split('(')[1]}"
+        drawn.clear()
+    for source in (folder / "bare.txt", images / "val/ring"):
+        _, out, _ = draw(f"--category_index {category} --max_images 1", source, classifier)
+        assert ("true class" in out, "right" in out, drawn) == (False, False, [[]])
+        drawn.clear()
 
 
 @pytest.mark.parametrize("flags", ["", "--input_size 64"])  # whole images, and a crop of 64 / 73 of the shorter side

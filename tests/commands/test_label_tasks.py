@@ -15,7 +15,7 @@ from plsc_mae.config.export import ExportConfig
 from plsc_mae.export.content import open_content
 from plsc_mae.export.example import example_text
 from plsc_mae.export.targets import load_target
-from plsc_mae.methods.label_kinds import Numbers
+from plsc_mae.methods.label_kinds import LabelSets, Numbers
 from plsc_mae.train.checkpoint import file as checkpoint_file
 
 pytestmark = [pytest.mark.compat, pytest.mark.once]
@@ -95,6 +95,8 @@ def test_several_labels(train, data, tmp_path, capfd):
     stored = checkpoint_file.load(folder / "checkpoint-3.pd")
     assert stored.meta["classes"] == LABELS["multilabel"]
     assert (folder / "checkpoint-best.pd").exists()
+    start = json.loads((folder / "history.jsonl").read_text().splitlines()[0])
+    assert start["chance"] == LabelSets().chance(truth_of(data, "multilabel").astype(np.float32))
     entries = predictions(folder / "checkpoint-3.pd", data, tmp_path)
     truth, columns = truth_of(data, "multilabel"), LABELS["multilabel"]
     probabilities = np.array(

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from plsc_mae.cli import main
+from plsc_mae.commands.pictures import find_pictures, true_outputs
 from plsc_mae.commands.predict import warn_of_equal_predictions
 from plsc_mae.loading.classifier import load_classifier
 
@@ -125,6 +126,38 @@ def test_answers_are_counted_where_the_classes_are_known(predict, images, tmp_pa
     (tmp_path / "classes.txt").write_text("\n".join(["bow", *SHAPES[1:]]))
     assert "are right" not in predict("--topk 1", img_path=tmp_path / "list.txt")[1]
     assert "are right" not in predict("--topk 1", img_path=images / "val/ring")[1]
+
+
+def test_the_classes_of_images_are_those_of_an_evaluation(predict, images, tmp_path):
+    """Loose images and those of lists without labels have none; names may differ as numbers and in Unicode's form."""
+    (tmp_path / "mixed").mkdir()
+    for shape in ("ring", "star"):
+        (tmp_path / "mixed" / shape).symlink_to(images / "val" / shape)
+    (tmp_path / "mixed/loose.jpg").symlink_to(images / "val/ring/00000.jpg")
+    assert " of 2 labeled images are right (" in predict(img_path=tmp_path / "mixed")[1]
+    (tmp_path / "bare.txt").write_text("mixed/ring/00000.jpg\nmixed/star/00000.jpg\n")
+    assert "are right" not in predict(img_path=tmp_path / "bare.txt")[1]
+    names = (*"abcd", "é", "07", *"efgh")
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    for number, shape in ((7, "ring"), ("e\u0301", "heart")):
+        (tmp_path / f"renamed/{number}").mkdir(parents=True)
+        (tmp_path / f"renamed/{number}/0.jpg").symlink_to(images / f"val/{shape}/00000.jpg")
+        found = true_outputs(find_pictures(f"{tmp_path}/renamed"), f"{tmp_path}/renamed", names)
+        assert found.tolist() == ([5] if number == 7 else [5, 4])
+        assert "are right" in predict(f"--classes {tmp_path}/names.txt", img_path=tmp_path / "renamed")[1]
+
+
+def test_classes_that_no_image_is_classified_as_are_named(predict, images, tmp_path):
+    """Of a classifier that answers one class for images of two; not if the images are of that class alone."""
+    (answer,) = [line.split()[-1] for line in predict("--topk 1", img_path=images / "val/ring")[1].splitlines()[2:3]]
+    other = next(shape for shape in SHAPES if shape != answer)
+    for shape in (answer, other):
+        (tmp_path / "in" / shape).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / f"in/{shape}/{number}.jpg").symlink_to(images / "val/ring/00000.jpg")
+        _, out, err = predict(img_path=tmp_path / "in")
+        assert ("3 of 3" if shape == answer else "3 of 6") in out.splitlines()[-1]
+        assert (f"no image is classified as '{other}' (3 images)" in err) == (shape == other)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,17 @@ def test_heads_of_a_named_network_of_this_width(tmp_path):
         assert load_encoder(str(tmp_path / "file.pd")).network.blocks[0].attn.num_heads == heads
 
 
+def test_a_run_of_another_width_keeps_the_heads_of_its_model(tmp_path):
+    """Its options state the heads only if they differ from the model's; the name in a file of others is not enough."""
+    model = ImageClassifier(**{**SIZES, "embed_dim": 48, "num_heads": 3}, num_classes=3)
+    content = {"model": model.state_dict(), "args": {"model": "vit_tiny_patch16", "num_heads": None}}
+    paddle.save({**content, "phase": "finetune", "method": "mae"}, str(tmp_path / "checkpoint-3.pd"))
+    assert load_encoder(str(tmp_path / "checkpoint-3.pd")).network.blocks[0].attn.num_heads == 3
+    paddle.save(content, str(tmp_path / "file.pd"))
+    with pytest.raises(ConfigError, match="does not store its number of heads"):
+        load_encoder(str(tmp_path / "file.pd"))
+
+
 @pytest.mark.parametrize("name", ["priv_pretrain_cls", "priv_pretrain_gap", "mp_pretrain"])
 def test_pretraining_of_mae_priv_and_mae_pytorch(root, name):
     path = root / f"tests/golden/mae/checkpoints/{name}.pth"

@@ -89,6 +89,20 @@ def test_a_regression_is_compared_with_the_mean_of_the_labels(best, answer):
     assert ("Try a higher learning rate" in verdict.text) == (answer != "yes")
 
 
+@pytest.mark.parametrize(("best", "answer"), [(41.0, "not yet"), (43.0, "yes")])
+def test_several_labels_are_compared_with_random_rankings(best, answer):
+    epochs = [{"epoch": i, "step": i + 1, "train_loss": 0.5, "test_mAP": value} for i, value in enumerate((best, 9.0))]
+    run = folder(*epochs)
+    starts = [{"event": "start", "chance": 80.0}, {"event": "start", "chance": 42.5}, {"event": "end"}]
+    verdict = judge(dataclasses.replace(run, history=starts))
+    assert verdict.answer == answer
+    assert verdict.text.startswith(f"{answer.capitalize()}: test_mAP is 9 %, at best {best:g} %.")
+    assert "random rankings of the validation images reach up to 42.5 %" in verdict.text
+    assert ("Try a higher learning rate" in verdict.text) == (answer != "yes")
+    for history in ([], [{"event": "start", "chance": 100.0}]):
+        assert judge(dataclasses.replace(run, history=history)).answer == "unknown"
+
+
 def classified(
     labels: list[int], predicted: list[int], names: list[str], *accuracies: float, trained: list[int] | None = None
 ) -> RunFolder:
