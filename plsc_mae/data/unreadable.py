@@ -9,6 +9,7 @@ import numpy as np
 from plsc_mae.errors import DataError
 from plsc_mae.wording import counted
 
+CANNOT_READ = "cannot read image "  # before the path of the file
 NAMED_FILES = 20  # later unreadable files are counted but not named
 
 

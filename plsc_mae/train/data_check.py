@@ -174,7 +174,7 @@ def _describe(images: ImageList, bad: list[BadFile], *, named: bool = False) -> 
     number = f"{len(bad)} of {len(images)} files of {images.source} cannot be used"
     if named:
         return f"{number}, the same as before"
-    first = "; ".join(file.reason for file in bad[:_NAMED_FILES])
+    first = "; ".join(images.shortened(file.number, file.reason) for file in bad[:_NAMED_FILES])
     more = f"; and {len(bad) - _NAMED_FILES} more" if len(bad) > _NAMED_FILES else ""
     return f"{number}: {first}{more}"
 

@@ -237,7 +237,12 @@ def build_trainer(
     policy = NonFinitePolicy(state, loader)
     folder, options = config.output_dir, RunOptions.of(config)
     log = RunLogger(
-        folder, config.log_dir or folder, active=world.is_main, loggers=config.logger or (), described=options
+        folder,
+        config.log_dir or folder,
+        active=world.is_main,
+        loggers=config.logger or (),
+        described=options,
+        left_out=task.left_out,
     )
     saver = Saver(state, log, config, world, before=policy.before_save)
     if world.is_main:
