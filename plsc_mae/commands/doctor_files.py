@@ -18,6 +18,7 @@ from plsc_mae.data.check import Note, check_files, examine_file
 from plsc_mae.data.decode import deep_values, open_image, open_values, read_content
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
+from plsc_mae.data.unreadable import shortened
 from plsc_mae.errors import DataError
 from plsc_mae.runtime import count_workers
 from plsc_mae.wording import counted
@@ -77,7 +78,7 @@ def examine_files(
     sampled = _spaced(intact)
     failures |= {index: reason for index in sampled if (reason := _failure(images.path(index), pixel_format))}
     if failures:
-        yield error(_unusable(images, [images.shortened(index, reason) for index, reason in failures.items()]))
+        yield error(_unusable(images, [shortened(failures[i], images.path(i), images.name(i)) for i in failures]))
     elif not misfit:
         total = len(images)
         yield f"  intact headers: {_sample(total, total)}; decoded: {_sample(len(sampled), total)}"

@@ -39,7 +39,7 @@ from plsc_mae.data.packed.members import split_member
 from plsc_mae.data.packed.tables import MemberTable, json_note, member_table
 from plsc_mae.data.path_table import PathTable
 from plsc_mae.data.pixels import RGB, PixelFormat
-from plsc_mae.data.unreadable import CANNOT_READ, UnreadableFiles
+from plsc_mae.data.unreadable import UnreadableFiles
 from plsc_mae.errors import DataError
 from plsc_mae.errors import flag as own_flag
 from plsc_mae.file_kinds import REMEDIES
@@ -125,13 +125,6 @@ class ImageList:
     def name(self, index: int) -> str:
         """Return the path of one file relative to `root`, as it is printed and written (`names.escape_name`)."""
         return escape_name(self.paths[index])
-
-    def shortened(self, index: int, reason: str) -> str:
-        """Return a sentence about an unreadable file with its `name` for its path, as in `a/1.jpg: it is ...`.
-
-        It is for messages that name `source`.
-        """
-        return reason.removeprefix(CANNOT_READ).replace(self.path(index), self.name(index), 1)
 
     def open(self, index: int, backend: Backend = "pil", pixel_format: PixelFormat = RGB) -> SourceImage:
         """Open one image, see `plsc_mae.data.decode.open_image`, also for the errors."""

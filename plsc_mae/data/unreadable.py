@@ -38,6 +38,14 @@ class UnreadableFiles:
         return int(np.count_nonzero(self._known))
 
 
+def shortened(reason: str, path: str, name: str) -> str:
+    """Return the sentence `reason` about the file `path` with `name`, its path below the folder of its list.
+
+    It is for messages that name the list.
+    """
+    return reason.removeprefix(CANNOT_READ).replace(path, name, 1)
+
+
 def none_can_be_read(reason: str, count: int) -> DataError:
     """Return the error for a list none of whose `count` images can be read, with the reason of the first one."""
     if count == 1:
