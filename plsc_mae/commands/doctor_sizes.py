@@ -77,7 +77,7 @@ def _options_not_square(ratio: float, input_size: int, patch_size: int) -> Itera
 def _whole_images(ratio: float, side: int, cell: int, *, set_ratio: bool) -> Iterator[str]:
     """Yield lines with the options of training that keep images of this width / height whole.
 
-    The input has as many pixels as a square of this `side`, in multiples of `cell`. `set_ratio` adds a range of crops
+    The input has about the area of a square of this `side`, in multiples of `cell`. `set_ratio` adds a range of crops
     around the images.
     """
     height, width = fitting_input_size(ratio, max(side // cell, 1) ** 2, cell)
