@@ -84,14 +84,14 @@ MISTAKES = {
     "no data path": (f"{TINY} --output_dir PLACE/new", "--data_path is required"),
     "no data folder": (f"{RUN} --data_path PLACE/none", "--data_path PLACE/none does not exist; expected"),
     "empty folder": (f"{RUN} --data_path PLACE/empty", "no images in PLACE/empty; expected"),
-    "no image": (f"{RUN} --data_path PLACE/fake --batch_size 1", "cannot read image PLACE/fake/picture.jpg"),
+    "no image": (f"{RUN} --data_path PLACE/fake --batch_size 1", "PLACE/fake cannot be used: picture.jpg: it is"),
     "no image, 2 workers": (
         f"{RUN} --data_path PLACE/fake --batch_size 1 --num_workers 2",
-        "cannot read image PLACE/fake/picture.jpg",
+        "PLACE/fake cannot be used: picture.jpg: it is",
     ),
     "no image at all": (
         f"{RUN} --data_path PLACE/fake --batch_size 1 --bad_image skip",
-        "1 of 1 files of PLACE/fake cannot be used: cannot read image PLACE/fake/picture.jpg",
+        "1 of 1 files of PLACE/fake cannot be used: picture.jpg: it is not an image",
     ),
     "no image at all, unchecked": (
         f"{RUN} --data_path PLACE/fake --batch_size 1 --bad_image skip --no_check_data",

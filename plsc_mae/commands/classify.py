@@ -75,7 +75,7 @@ from plsc_mae.train.history import recording_warnings
 from plsc_mae.train.observers.base import Evaluation
 from plsc_mae.train.plausibility import warn_of_shape
 from plsc_mae.train.precision import choose_precision
-from plsc_mae.train.scaling import remedy_at_chance
+from plsc_mae.train.scaling import is_early, remedy_at_chance
 from plsc_mae.train.setup import build_trainer, share_network, training_world
 from plsc_mae.train.signals import preparing_run
 from plsc_mae.train.trainer import Trainer
@@ -179,12 +179,12 @@ def _train(config: ClassifyConfig, start: Start, given: GivenImages) -> Mapping[
 
 def _conclude(trainer: Trainer, task: ClassifyTask | PipelinedTask, images: Images, config: ClassifyConfig) -> None:
     """Print the warnings and the next steps of a finished run, or the table of a sweep."""
-    at_chance = False
-    if images.val is not None:
+    at_chance, at = False, trainer.progress
+    if images.val is not None and not is_early(config, at.epoch, at.step):  # --max_train_step can end a run early
         _warn_of_missed_classes(config)
         names = [f"test_{images.kind.best_metric}_{name}" for name in _rates(task)]
-        best = max([trainer.progress.best, *(trainer.metrics.get(name, -math.inf) for name in names)])
-        at_chance = warn_of_chance(config, images.kind, best, images.val.labels)
+        best = max([at.best, *(trainer.metrics.get(name, -math.inf) for name in names)])
+        at_chance = warn_of_chance(config, images.kind, best, images.val.labels, _losses(task, trainer.metrics))
     if isinstance(task, SweepTask):
         _print_sweep(task, trainer.metrics)
     elif trainer.saver.saved_path is not None:
@@ -210,6 +210,13 @@ def _after_epoch(evaluations: Sequence[Evaluation], images: Images, config: Clas
 def _rates(task: ClassifyTask | PipelinedTask) -> Sequence[str]:
     """Return the names of the learning rates of a sweep; () for other tasks."""
     return task.names if isinstance(task, SweepTask) else ()
+
+
+def _losses(task: ClassifyTask | PipelinedTask, metrics: Mapping[str, float]) -> dict[float, float]:
+    """Return the test losses of a sweep by rate; {} for other tasks."""
+    if not isinstance(task, SweepTask) or not metrics:
+        return {}
+    return {rate: metrics[f"test_loss_{name}"] for rate, name in zip(task.rates, task.names, strict=True)}
 
 
 def _warn_of_small_data(config: ClassifyConfig, iterations: int) -> None:
@@ -261,7 +268,13 @@ def _warn_of_missed_classes(config: ClassifyConfig) -> None:
         logger.warning("after epoch %d, %s, %s%s", found.epoch, which, missed, f"; {unbalanced}" if unbalanced else "")
 
 
-def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels: npt.NDArray[Any]) -> bool:
+def warn_of_chance(
+    config: ClassifyConfig,
+    kind: LabelKind,
+    best: float,
+    labels: npt.NDArray[Any],
+    losses: Mapping[float, float] | None = None,
+) -> bool:
     """Warn if the best validation metric of a finished run is no better than chance can explain; return whether.
 
     There is no warning where chance explains any value, for example with validation images of a single class.
@@ -271,14 +284,16 @@ def warn_of_chance(config: ClassifyConfig, kind: LabelKind, best: float, labels:
         kind: kind of the labels.
         best: largest value of `kind.best_metric`; infinite or NaN if nothing was evaluated.
         labels: validation labels, see `LabelKind.chance`.
+        losses: see `remedy_at_chance`.
     """
     if not math.isfinite(best) or not best <= (limit := kind.chance(labels)) < kind.perfect:
         return False
     logger.warning(
-        "test_%s %.4g, the best of the run, is within chance: without looking at the images, predictions for the "
+        "test_%s %.4g, the best of the %s, is within chance: without looking at the images, predictions for the "
         "validation images reach up to %.4g; try %s, or check with `plsc-mae doctor` that the labels belong to the "
         "images: %s",
-        *(kind.best_metric, best, limit, remedy_at_chance(config), RATE_PAGES),
+        *(kind.best_metric, best, "last epoch" if losses else "run", limit),
+        *(remedy_at_chance(config, losses), RATE_PAGES),
     )
     return True
 

@@ -61,7 +61,8 @@ def _data_options(config: DoctorConfig, input_size: tuple[int, int]) -> DataOpti
 
         auto = config.pixel_range == (AUTO,)
         pixel_format = pixel_format._replace(range=None if auto else parse(config.pixel_range))
-    return DataOptions(config.data_path, config.eval_data_path, pixel_format, auto, input_size)
+    sizes = input_size, config.patch_size or 0
+    return DataOptions(config.data_path, config.eval_data_path, pixel_format, auto, *sizes)
 
 
 def _visible_gpus() -> int:

@@ -37,6 +37,7 @@ class DataOptions(NamedTuple):
         pixel_format: format in which the run will read the images.
         samples_range: whether the run takes the range of `pixel_format` from sampled training images.
         input_size: see `describe_sizes`.
+        patch_size: see `describe_sizes`.
     """
 
     data_path: str
@@ -44,6 +45,7 @@ class DataOptions(NamedTuple):
     pixel_format: PixelFormat = RGB
     samples_range: bool = False
     input_size: tuple[int, int] = SQUARE
+    patch_size: int = 0
 
 
 def examine_data(options: DataOptions) -> Iterator[str | Finding]:
@@ -128,7 +130,7 @@ def _examine_split(
             f"{images.root} has no class folders, so it cannot be used for evaluation: move every image to the folder "
             "of its class, named as in train/ (for ImageNet with the script valprep.sh)"
         )
-    return (yield from examine_files(images, options.pixel_format, options.input_size))
+    return (yield from examine_files(images, options.pixel_format, options.input_size, options.patch_size))
 
 
 def _examine_left_out(images: ImageList) -> Iterator[str | Finding]:

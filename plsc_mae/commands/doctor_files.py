@@ -18,6 +18,7 @@ from plsc_mae.data.check import Note, check_files, examine_file
 from plsc_mae.data.decode import deep_values, open_image, open_values, read_content
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
+from plsc_mae.data.unreadable import shortened
 from plsc_mae.errors import DataError
 from plsc_mae.runtime import count_workers
 from plsc_mae.wording import counted
@@ -39,7 +40,7 @@ class _Losses(NamedTuple):
 
 
 def examine_files(
-    images: ImageList, pixel_format: PixelFormat, input_size: tuple[int, int] = SQUARE
+    images: ImageList, pixel_format: PixelFormat, input_size: tuple[int, int] = SQUARE, patch_size: int = 0
 ) -> Generator[str | Finding, None, depth.Extremes | None]:
     """Check the headers of all files and decode some; yield lines about them, and findings about bad files.
 
@@ -52,6 +53,7 @@ def examine_files(
         images: the files.
         pixel_format: format in which runs will read them.
         input_size: see `describe_sizes`.
+        patch_size: see `describe_sizes`.
     """
     depth.log_nothing()  # reported here, with numbers
     notes = check_files(images, num_workers=count_workers(None), pixel_format=pixel_format)
@@ -70,19 +72,19 @@ def examine_files(
         yield error(misfit)
         reports = {index: report for index, report in reports.items() if not report.bands}
     failures = {
-        index: reason_among(images, index, report, pixel_format) or images.path(index)
+        index: reason_among(images, index, report, pixel_format) or images.name(index)
         for index, report in reports.items()
     }
     sampled = _spaced(intact)
     failures |= {index: reason for index in sampled if (reason := _failure(images.path(index), pixel_format))}
     if failures:
-        yield error(_unusable(images, list(failures.values())))
+        yield error(_unusable(images, [shortened(failures[i], images.path(i), images.name(i)) for i in failures]))
     elif not misfit:
         total = len(images)
         yield f"  intact headers: {_sample(total, total)}; decoded: {_sample(len(sampled), total)}"
     if others := images.left_out.loose.number + sum(count.number for count in images.left_out.suffixes.values()):
         yield f"  not opened: {counted(others, 'file')} of {images.root} outside the list"
-    yield from _examine_content(images, notes, None if misfit else pixel_format, input_size)
+    yield from _examine_content(images, notes, None if misfit else pixel_format, input_size, patch_size)
     if extremes is not None:
         yield f"  beyond 8 bits: sampled values are from {extremes.low:g} to {extremes.high:g}"
     if only_deep:
@@ -139,6 +141,7 @@ def _examine_content(
     notes: npt.NDArray[np.int64],
     pixel_format: PixelFormat | None,
     input_size: tuple[int, int],
+    patch_size: int,
 ) -> Iterator[str]:
     """Yield lines about formats, bits, bands and sizes of sampled files, and about options that suit them better.
 
@@ -156,6 +159,7 @@ def _examine_content(
         [(content.width, content.height) for content in contents],
         fit_jpeg=all(content.dtype == np.uint8 and content.bands in (1, 3) for content in contents),
         input_size=input_size,
+        patch_size=patch_size,
     )
 
 

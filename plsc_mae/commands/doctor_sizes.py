@@ -24,7 +24,7 @@ _NOT_SQUARE = (
 
 
 def describe_sizes(
-    sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool, input_size: tuple[int, int] = SQUARE
+    sizes: Sequence[tuple[int, int]], *, fit_jpeg: bool, input_size: tuple[int, int] = SQUARE, patch_size: int = 0
 ) -> Iterator[str]:
     """Yield a line about the image sizes, and lines with options that suit unusual sizes better.
 
@@ -32,6 +32,7 @@ def describe_sizes(
         sizes: (width, height) of each image in pixels.
         fit_jpeg: whether JPEG can hold the images, so that `prepare-data` can resize them.
         input_size: height and width of the input that the sizes are compared with, in pixels.
+        patch_size: side of a patch in pixels, for which the options are; 0 for one that suits the sizes.
     """
     side = min(input_size)
     shape = typical_shape(sizes)
@@ -47,47 +48,49 @@ def describe_sizes(
             f"`plsc-mae pretrain --tile {tile}` crops from squares of that side, which keeps small objects"
         )
     elif shorter < SMALL * side:
-        patch = 4 if shorter < _TINY else 8
-        smaller = max(shorter // patch * patch, _SMALLEST_INPUT)
+        patch = patch_size or (4 if shorter < _TINY else 8)
+        smaller = max(shorter, _SMALLEST_INPUT) // patch * patch or patch
         yield (
             f"  smaller than {reference}: runs enlarge them, except with `plsc-mae pretrain "
             f"--input_size {smaller} --patch_size {patch}`"
         )
     if shape.is_far_from_square:
-        yield from _options_far_from_square(shape.ratio, shorter)
+        yield from _options_far_from_square(shape.ratio, shorter, patch_size)
     elif max(shape.ratio, 1 / shape.ratio) >= _NOT_SQUARE and len(set(input_size)) == 1:
-        yield from _options_not_square(shape.ratio, side)
+        yield from _options_not_square(shape.ratio, side, patch_size)
 
 
 def _relation(ratio: float) -> str:
     return f"{ratio:.1f} times as wide as high" if ratio > 1 else f"{1 / ratio:.1f} times as high as wide"
 
 
-def _options_not_square(ratio: float, input_size: int) -> Iterator[str]:
+def _options_not_square(ratio: float, input_size: int, patch_size: int) -> Iterator[str]:
     """Yield lines with the visible part of images of this width / height, and the options for whole images."""
     width, height = seen_shares(ratio, evaluation_transform((input_size, input_size)))
-    cell = PATCH if input_size >= 4 * PATCH else 4
+    cell = patch_size or (PATCH if input_size >= 4 * PATCH else 4)
     seen = f"{100 * width:.3g} % of the width and {100 * height:.3g} % of the height"
     yield f"  not square ({_relation(ratio)}): evaluation sees {seen}"
     lowest, highest = PretrainConfig.crop_ratio
-    yield from _whole_images(ratio, (input_size // cell) ** 2, cell, set_ratio=not lowest <= ratio <= highest)
+    yield from _whole_images(ratio, input_size, cell, set_ratio=not lowest <= ratio <= highest)
 
 
-def _whole_images(ratio: float, cells: int, cell: int, *, set_ratio: bool) -> Iterator[str]:
+def _whole_images(ratio: float, side: int, cell: int, *, set_ratio: bool) -> Iterator[str]:
     """Yield lines with the options of training that keep images of this width / height whole.
 
-    `cells` and `cell` are those of `fitting_input_size`; `set_ratio` adds a range of crops around the images.
+    The input has about the area of a square of this `side`, in multiples of `cell`. `set_ratio` adds a range of crops
+    around the images.
     """
-    height, width = fitting_input_size(ratio, cells, cell)
+    height, width = fitting_input_size(ratio, max(side // cell, 1) ** 2, cell)
     low, high = fitting_crop_ratio(ratio)
-    flags = f"--input_size {height} {width}" + (f" --crop_ratio {low:g} {high:g}" if set_ratio else "")
+    patch = f" --patch_size {cell}" if cell != PATCH else ""
+    flags = f"--input_size {height} {width}{patch}" + (f" --crop_ratio {low:g} {high:g}" if set_ratio else "")
     yield f"    for whole images: `plsc-mae pretrain {flags}`, and"
     yield f"    `plsc-mae finetune {flags} --crop_pct 1`, or linprobe with the same options"
 
 
-def _options_far_from_square(ratio: float, shorter: int) -> Iterator[str]:
+def _options_far_from_square(ratio: float, shorter: int, patch_size: int) -> Iterator[str]:
     """Yield lines with the options for images of this width / height, and of this shorter side in pixels."""
     shape = _relation(ratio)
     yield f"  far from square ({shape}): training crops pieces of 3:4 to 4:3, and evaluation sees the center only"
-    yield from _whole_images(ratio, (INPUT // PATCH) ** 2, PATCH, set_ratio=True)
+    yield from _whole_images(ratio, INPUT, patch_size or PATCH, set_ratio=True)
     yield f"    for squares of every part: `plsc-mae pretrain --tile {shorter}`"

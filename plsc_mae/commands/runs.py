@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from plsc_mae.config.runs import RunsConfig
+from plsc_mae.methods.contract import sizes_of_model
+from plsc_mae.models.registry import VARIANTS
 from plsc_mae.report import sections
 from plsc_mae.report.charts import Curve, line_chart
 from plsc_mae.report.page import figure, page, paragraph, table, write_page
@@ -18,6 +20,8 @@ from plsc_mae.report.verdict import judge
 
 # Options that differ between any two runs, or do not matter for results.
 PLACES = ("output_dir", "log_dir", "resume", "auto_resume", "overwrite")
+SIZES = ("embed_dim", "depth", "num_heads", "patch_size")  # of an encoder, shown in one row
+ENCODER, MODEL = "encoder", "model"
 
 
 def run(config: RunsConfig) -> None:
@@ -87,14 +91,29 @@ def _final_numbers(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
 
 
 def _differing_options(runs: Sequence[RunFolder]) -> list[Sequence[Any]]:
-    """Return rows (option, value of every run) of the options that differ, apart from PLACES."""
-    names = dict.fromkeys(name for found in runs for name in found.options if name not in PLACES)
+    """Return rows (option, value of every run) of the options that differ, apart from PLACES.
+
+    The encoders of differing models have a row even if they are equal, as in a pre-training and its fine-tuning.
+    """
+    options = [_with_encoder(found.options) for found in runs]
+    names = dict.fromkeys(name for given in options for name in given if name not in PLACES)
     rows: list[Sequence[Any]] = []
     for name in names:
-        values = [_text(found.options.get(name, "-")) for found in runs]
-        if len(set(values)) > 1:
+        values = [_text(given.get(name, "-")) for given in options]
+        models = {given.get(MODEL) for given in options} if name == ENCODER else ()
+        if len(set(values)) > 1 or len(models) > 1:
             rows.append((name, *values))
     return rows
+
+
+def _with_encoder(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with one entry for the sizes of the encoder, those of --model unless the run has changed them."""
+    model = options.get(MODEL)
+    if model not in VARIANTS:
+        return dict(options)
+    width, depth, heads, patch = (options.get(name) or sizes_of_model(model)[name] for name in SIZES)
+    others = {name: value for name, value in options.items() if name not in SIZES}
+    return {ENCODER: f"{width} wide, {depth} blocks, {heads} heads, patch {patch}"} | others
 
 
 def _published(runs: Sequence[RunFolder], names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from plsc_mae.data.check import FileReport
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import RGB_CHANNELS, PixelFormat
+from plsc_mae.data.unreadable import CANNOT_READ
 from plsc_mae.errors import remedies
 from plsc_mae.wording import counted, guides
 
@@ -52,6 +53,6 @@ def reason_among(images: ImageList, index: int, report: FileReport, pixel_format
     if not report.bands or report.bands in fitting or len(images) == 1:
         return report.reason
     return (
-        f"cannot read image {images.path(index)}: it has {counted(report.bands, 'band')}, unlike the other files, "
+        f"{CANNOT_READ}{images.path(index)}: it has {counted(report.bands, 'band')}, unlike the other files, "
         f"which fit the {counted(channels, 'channel')} of the network"
     )

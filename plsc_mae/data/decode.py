@@ -50,6 +50,7 @@ from plsc_mae.data.opencv import load_opencv
 from plsc_mae.data.packed.members import open_member
 from plsc_mae.data.pixels import RGB, PixelFormat, Pixels, choose_bands, resize_pixels, take_bands, to_pixels
 from plsc_mae.data.raster import TIFF_SUFFIXES, Raster, open_raster, reads_regions
+from plsc_mae.data.unreadable import CANNOT_READ
 from plsc_mae.errors import ConfigError, DataError
 
 Backend = Literal["pil", "opencv"]
@@ -450,7 +451,7 @@ def as_data_error(path: str) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:  # Pillow's plug-ins let OSError, SyntaxError, struct.error and others escape
-        raise DataError(f"cannot read image {path}: {_reason(error)}") from error
+        raise DataError(f"{CANNOT_READ}{path}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from plsc_mae.errors import DataError
 from plsc_mae.wording import counted
 
+CANNOT_READ = "cannot read image "  # before the path of the file
 NAMED_FILES = 20  # later unreadable files are counted but not named
 
 
@@ -35,6 +36,14 @@ class UnreadableFiles:
     def count(self) -> int:
         """Number of recorded files."""
         return int(np.count_nonzero(self._known))
+
+
+def shortened(reason: str, path: str, name: str) -> str:
+    """Return the sentence `reason` about the file `path` with `name`, its path below the folder of its list.
+
+    It is for messages that name the list.
+    """
+    return reason.removeprefix(CANNOT_READ).replace(path, name, 1)
 
 
 def none_can_be_read(reason: str, count: int) -> DataError:

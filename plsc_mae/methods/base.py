@@ -111,6 +111,13 @@ class Task(nn.Layer, ABC):
         (loss if context.loss_scale == 1.0 else loss * context.loss_scale).backward()
         return out
 
+    def left_out(self, values: Mapping[str, float]) -> Collection[str]:
+        """Return the names of the logged values that lines on the console leave out; by default none.
+
+        If there are any, the console has no line for the last update of an epoch besides that of the epoch.
+        """
+        return ()
+
     def schedule(self, config: TrainingConfig, lr: float, updates_per_epoch: int) -> Schedule:
         """Return the schedule of a run whose peak learning rate is `lr`.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import paddle
 from paddle import Tensor
 
@@ -66,6 +68,21 @@ class SweepTask(ClassifyTask):
             found = classification_scores(logits, labels)
             scores |= {f"{score}_{name}": found[score] for score in ("loss", "acc1")}
         return scores
+
+    def left_out(self, values: Mapping[str, float]) -> Collection[str]:
+        """Return the names of all values but those of the best rate: a line with every rate would be too long.
+
+        The best rate has the highest accuracy or, without an evaluation, the lowest training loss.
+        """
+        first = self.names[0]
+        score = next((score for score in ("test_acc1", "train_loss", "loss") if f"{score}_{first}" in values), None)
+        if score is None:
+            return ()
+        choose = max if score == "test_acc1" else min
+        best = choose(self.names, key=lambda name: values[f"{score}_{name}"])
+        others = tuple(f"_{name}" for name in self.names if name != best)
+        known = {f"train_loss_{best}"} if score == "test_acc1" else set()  # test_loss says more
+        return known | {name for name in values if name.endswith(others)}
 
     def param_groups(self, weight_decay: float) -> list[ParamGroup]:
         """Group the parameters by rate, weights apart from biases, which have no weight decay.

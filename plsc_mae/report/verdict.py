@@ -15,9 +15,9 @@ from plsc_mae.config import ClassifyConfig
 from plsc_mae.config.resolve import load_config
 from plsc_mae.errors import UserError
 from plsc_mae.names import escape_name
-from plsc_mae.report.run_folder import RunFolder
+from plsc_mae.report.run_folder import RunFolder, is_number
 from plsc_mae.train.checkpoint.folder import CONFIG
-from plsc_mae.train.scaling import epochs_to_learn, remedy_at_chance
+from plsc_mae.train.scaling import highest_is_best, is_early, remedy_at_chance
 from plsc_mae.wording import guides
 
 _BALANCED, _ACCURACY = "test_balanced_acc", "test_acc1"
@@ -131,12 +131,20 @@ def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:
 
 def _best_of_sweep(run: RunFolder) -> str:
     """Return a sentence about the best rate of a sweep, which has a loss for each rate; "" for other runs."""
-    start = f"{_ACCURACY}_lr"
-    rates = {name: value for name, value in (run.epochs or [{}])[-1].items() if name.startswith(start)}
-    if not rates:
+    last = (run.epochs or [{}])[-1]
+    accuracies, losses = (
+        {float(name.removeprefix(start)): value for name, value in last.items() if start in name and is_number(value)}
+        for start in (f"{_ACCURACY}_lr", "test_loss_lr")
+    )
+    if not accuracies or not losses:
         return ""
-    best = max(rates, key=lambda name: rates[name])
-    found = f"the best rate is {best[len(start) :]}, with {_ACCURACY} {rates[best]:.4g} %"
+    best = max(accuracies, key=lambda rate: accuracies[rate])
+    higher = (
+        "the highest one has the lowest test_loss, so higher ones may be better"
+        if highest_is_best(losses)
+        else "the highest one does not have the lowest test_loss, so higher ones will not help"
+    )
+    found = f"the best rate is {best:g}, with {_ACCURACY} {accuracies[best]:.4g} %; {higher}"
     return f"a sweep trains a classifier per rate and keeps none; {found}."
 
 
@@ -181,7 +189,7 @@ def _remedy(run: RunFolder, check: str) -> str:
         if isinstance(config, ClassifyConfig):
             remedy = remedy_at_chance(config)
             done, updates = run.epochs[-1].get("epoch", 0) + 1, max(run.epochs[-1].get("step", 0), 1)
-            if done < min(epochs_to_learn(config, updates / done), config.epochs):
+            if is_early(config, done, updates):
                 command = f"plsc-mae {config.phase} --config {shlex.quote(file)} --auto_resume"
                 early = f"{done} of {config.epochs} epochs are done: too early to judge."
                 return f"{early} If the run has stopped, `{command}` continues it."

@@ -25,6 +25,7 @@ from plsc_mae.data.check import FileReport, Note, check_files, examine_file
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.pixels import PixelFormat
 from plsc_mae.data.sequence import SequenceImages
+from plsc_mae.data.unreadable import shortened
 from plsc_mae.errors import CheckpointError, DataError
 from plsc_mae.files import result_replacement
 from plsc_mae.loading import pixel_settings
@@ -174,7 +175,9 @@ def _describe(images: ImageList, bad: list[BadFile], *, named: bool = False) -> 
     number = f"{len(bad)} of {len(images)} files of {images.source} cannot be used"
     if named:
         return f"{number}, the same as before"
-    first = "; ".join(file.reason for file in bad[:_NAMED_FILES])
+    first = "; ".join(
+        shortened(file.reason, images.path(file.number), images.name(file.number)) for file in bad[:_NAMED_FILES]
+    )
     more = f"; and {len(bad) - _NAMED_FILES} more" if len(bad) > _NAMED_FILES else ""
     return f"{number}: {first}{more}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from plsc_mae.config import ClassifyConfig, LinprobeConfig, TrainingConfig
 from plsc_mae.errors import flag
@@ -26,21 +27,40 @@ def higher_rate(rate: float, limit: float = USEFUL_RATE) -> float | None:
     return higher if higher <= limit else None
 
 
-def remedy_at_chance(config: ClassifyConfig) -> str:
-    """Return what a training that learns nothing should change, as in "try a higher --blr": rate, epochs or input."""
-    if isinstance(config, LinprobeConfig) and config.lr_sweep:
-        best = "if the highest one has the lowest test_loss"
-        return f"more epochs, other features, or higher rates with {flag('lr_sweep')} {best}"
+def remedy_at_chance(config: ClassifyConfig, losses: Mapping[float, float] | None = None) -> str:
+    """Return what a training that learns nothing should change, as in "try a higher --blr": rate, epochs or input.
+
+    Args:
+        config: options of the run.
+        losses: final test_loss of a sweep by rate; None for other runs.
+    """
     name, rate = config.given_rate
     images = 256 if scales_with_batch(config) else config.batch_size * config.accum_iter
     limit = (USEFUL_RATE if config.probe == "none" else USEFUL_PROBE_RATE) * images / 256
+    if losses:
+        return _remedy_of_sweep(losses, limit)
     higher = higher_rate(rate, limit)
     if higher is None:
         longer = "longer pre-training, " if config.finetune else ""
         return f"{longer}more epochs or a larger input, since {name} {rate:g} is near the highest useful one, {limit:g}"
     if isinstance(config, LinprobeConfig):
-        return f"several rates with {flag('lr_sweep')} 10 100 1000, or more epochs"
+        return f"several rates with {flag('lr_sweep')} {limit / 100:g} {limit / 10:g} {limit:g}, or more epochs"
     return f"a higher {name}, for example {higher:g} instead of {rate:g}, or more epochs"
+
+
+def _remedy_of_sweep(losses: Mapping[float, float], limit: float) -> str:
+    highest = max(losses)
+    if not highest_is_best(losses):
+        return f"more epochs or other features, since the highest rate, {highest:g}, does not have the lowest test_loss"
+    if highest >= limit:
+        return f"more epochs or other features, since {highest:g} is near the highest useful rate, {limit:g}"
+    higher = [f"{highest * factor:g}" for factor in (10, 100, 1000) if highest * factor <= limit] or [f"{limit:g}"]
+    return f"{flag('lr_sweep')} {' '.join(higher)}, since the highest rate, {highest:g}, has the lowest test_loss"
+
+
+def highest_is_best(losses: Mapping[float, float]) -> bool:
+    """Return whether, of the test losses by rate, that of the highest rate is the lowest one."""
+    return losses[max(losses)] <= min((loss for loss in losses.values() if not math.isnan(loss)), default=math.nan)
 
 
 def epochs_to_learn(config: ClassifyConfig, updates_per_epoch: float) -> int:
@@ -51,6 +71,11 @@ def epochs_to_learn(config: ClassifyConfig, updates_per_epoch: float) -> int:
     steps = getattr(config, "warmup_steps", -1)
     warmup = steps / updates_per_epoch if steps > 0 else config.warmup_epochs
     return math.ceil(max(LEARNING_SHARE * config.epochs, warmup + LEARNING_EPOCHS))
+
+
+def is_early(config: ClassifyConfig, epochs: int, updates: int) -> bool:
+    """Return whether a run that is still at chance has done too few `epochs` and `updates` to be judged."""
+    return epochs < min(epochs_to_learn(config, updates / max(epochs, 1)), config.epochs)
 
 
 def images_per_update(config: TrainingConfig, world: World) -> int:

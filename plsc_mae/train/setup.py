@@ -235,9 +235,9 @@ def build_trainer(
     schedule = task.schedule(config, lr, accumulation.updates)
     state = RunState(stepper, accumulation, probe, world, config)
     policy = NonFinitePolicy(state, loader)
-    folder, options = config.output_dir, RunOptions.of(config)
+    folders, options = (config.output_dir, config.log_dir or config.output_dir), RunOptions.of(config)
     log = RunLogger(
-        folder, config.log_dir or folder, active=world.is_main, loggers=config.logger or (), described=options
+        *folders, active=world.is_main, loggers=config.logger or (), described=options, left_out=task.left_out
     )
     saver = Saver(state, log, config, world, before=policy.before_save)
     if world.is_main:

@@ -127,9 +127,8 @@ def test_unreadable_images(tmp_path):
         (tmp_path / f"train/{name}.png").write_bytes(b"<html>")
     _, findings = examine(tmp_path)
     assert only(findings).startswith(
-        f"! 2 of 6 images of {tmp_path}/train cannot be used: cannot read image {tmp_path}/train/a/2.png: "
+        f"! 2 of 6 images of {tmp_path}/train cannot be used: a/2.png: it is not an image of a known format; b/0.png: "
     )
-    assert f"{tmp_path}/train/b/0.png" in only(findings)
 
 
 def test_most_images_have_other_bands(tmp_path):
@@ -155,7 +154,7 @@ def test_damage_that_only_decoding_shows(tmp_path):
     content[4000:4100] = bytes(100)
     path.write_bytes(content)
     _, findings = examine(tmp_path)
-    assert str(path) in only(findings)
+    assert "cannot be used: b/0.png: " in only(findings)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,20 @@ def test_the_visible_part_is_that_of_the_input(side, height, seen):
     assert all(f"--input_size {height} " in line for line in lines[-2:])
 
 
+@pytest.mark.parametrize(
+    ("size", "advice"),
+    [
+        ((64, 64), ["--input_size 63 --patch_size 7`"]),
+        ((9, 9), ["--input_size 14 --patch_size 7`"]),
+        ((320, 240), ["`plsc-mae pretrain --input_size 196 259 --patch_size 7`", "--patch_size 7 --crop_pct 1`"]),
+        ((900, 400), ["`plsc-mae pretrain --input_size 147 329 --patch_size 7 --crop_ratio 1.8 2.8`"]),
+    ],
+)
+def test_options_for_a_given_patch(size, advice):
+    _, *lines = describe_sizes([size], fit_jpeg=True, patch_size=7)
+    assert all(words in "\n".join(lines) for words in advice)
+
+
 def test_the_range_and_the_median():
     line, *_ = describe_sizes([(224, 200), (300, 200), (500, 200)], fit_jpeg=True)
     assert line == "  pixels: 224 to 500 wide, 200 high; median 300 x 200 (width x height)"

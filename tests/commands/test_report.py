@@ -6,6 +6,7 @@ import json
 import shutil
 from html import unescape
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -13,6 +14,8 @@ from PIL import Image
 
 from plsc_mae.cli import main
 from plsc_mae.commands import report_pictures
+from plsc_mae.commands.runs import _differing_options
+from plsc_mae.report.run_folder import RunFolder
 from plsc_mae.report.verdict import ADVICE, ADVICE_PAGES
 
 
@@ -157,6 +160,24 @@ def test_runs_have_their_best_accuracy(run_dir, tmp_path, capsys):
     assert main(["runs", str(run_dir), "--save_path", str(tmp_path / "runs.html")]) == 0
     words = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [row for row in words if "test_acc1" in row] == [["test_acc1", "50"], ["best", "test_acc1", "55.5"]]
+
+
+def test_runs_show_the_encoder_behind_different_names():
+    tiny = {"model": "mae_vit_tiny_patch16", "phase": "pretrain", "depth": None}
+    same = {"model": "vit_base_patch16", "phase": "finetune", "embed_dim": 192, "num_heads": 3}
+
+    def rows(*options: dict) -> dict:
+        runs = [RunFolder(Path("run"), "", given, (), (), (), {}, {}) for given in options]
+        return {name: values for name, *values in _differing_options(runs)}
+
+    encoder = "192 wide, 12 blocks, 3 heads, patch 16"
+    assert rows(tiny, same) == {
+        "encoder": [encoder, encoder],
+        "model": ["mae_vit_tiny_patch16", "vit_base_patch16"],
+        "phase": ["pretrain", "finetune"],
+    }
+    assert rows(tiny, {**tiny, "depth": 4}) == {"encoder": [encoder, encoder.replace("12", "4")]}
+    assert rows(tiny, {**tiny, "model": "of a later version"})["model"][1] == "of a later version"
 
 
 def test_runs_side_by_side(run_dir, trained, tmp_path, capsys):

@@ -24,8 +24,12 @@ def folder(*epochs: dict[str, float]) -> RunFolder:
 
 
 def test_a_sweep_has_a_best_rate_in_place_of_a_loss():
-    epochs = ({"epoch": 0, "train_loss_lr10": 1.1}, {"epoch": 1, "test_acc1_lr0.1": 40.0, "test_acc1_lr10": 43.25})
-    assert "the best rate is 10, with test_acc1 43.25 %" in judge(folder(*epochs)).text
+    accuracies = {"epoch": 1, "test_acc1_lr0.1": 40.0, "test_acc1_lr10": 43.25}
+    for loss, higher in ((1.2, "so higher ones may be better"), (1.4, "so higher ones will not help")):
+        losses = {"test_loss_lr0.1": 1.3, "test_loss_lr10": loss}
+        text = judge(folder({"epoch": 0, "train_loss_lr10": 1.1}, accuracies | losses)).text
+        assert "the best rate is 10, with test_acc1 43.25 %" in text
+        assert higher in text
     assert judge(folder({"epoch": 0})).text == "Unknown: the logs have no finite value of loss."
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from plsc_mae import weights
 from plsc_mae.cli import main
+from plsc_mae.commands import classify
 from plsc_mae.train.checkpoint.file import find_newest, load
 
 pytestmark = [pytest.mark.compat, pytest.mark.long]
@@ -161,12 +162,26 @@ def test_what_cannot_go_on(classifier, pretrained, capsys):
 
 @pytest.mark.once
 @pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
+def test_a_run_that_max_train_step_ends_early_is_not_judged(classifier, monkeypatch):
+    judged = []
+    monkeypatch.setattr(classify, "warn_of_chance", lambda config, *_: judged.append(config.output_dir))
+    for name, flags in (("early", "--max_train_step 4"), ("whole", "")):
+        classifier.here(name, f"--batch_size 60 --epochs 4 --warmup_epochs 0 {flags}")
+    assert judged == [str(classifier.folder / "whole")]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("classifier", ["linprobe"], indirect=True)
 def test_every_rate_of_a_sweep_learns_what_it_would_alone(classifier, shades, capsys):
     flags = f"--batch_size 12 --epochs 2 --data_path {shades}"
     sweep = classifier.here("sweep", f"{flags} --lr_sweep 0.5 20")
     captured = capsys.readouterr()
     assert re.search(r"--blr  test_acc1  test_loss\n +0\.5 .*\n +20 ", captured.out)
     assert re.search("checkpoints hold no classifier.*--auto_resume.*--blr", captured.out)
+    lines = re.findall("^epoch .*", captured.out, re.MULTILINE)
+    assert {len(re.findall(r"loss_lr", line)) for line in lines} == {1}
+    assert [re.findall(r"\w+_lr", line) for line in lines if "done" in line] == [["test_loss_lr", "test_acc1_lr"]] * 2
+    assert not any("[10/10]" in line for line in lines)
     for rate in ("0.5", "20"):
         alone = classifier.here(f"alone{rate}", f"{flags} --blr {rate}")
         losses = [record["loss"] for record in alone]

@@ -50,7 +50,7 @@ def test_a_run_ends_before_any_update_with_all_bad_files(finetune, damaged, tmp_
     assert "2 of 120 files" in err
     assert "3 of 20 files" in err
     assert err.count("\n") == 1
-    assert f"{damaged}/train/dark/bright0.png: it is not an image" in err
+    assert f"files of {damaged}/train cannot be used: dark/bright0.png: it is not an image" in err
     assert "--bad_image skip" in err
     text = (tmp_path / "out/data_check.json").read_text(encoding="utf-8")
     assert str(damaged) in text
@@ -63,8 +63,8 @@ def test_a_run_ends_before_any_update_with_all_bad_files(finetune, damaged, tmp_
 def test_with_skip_bad_files_are_named_once_and_have_no_part_in_the_accuracy(finetune, damaged, tmp_path):
     code, _, err = finetune("--batch_size 59 --epochs 2 --bad_image skip")
     assert code == 0
-    assert err.count(f"{damaged}/val/dark/dark2.png") == 1
-    assert f"{damaged}/train/dark/bright1.png" in err
+    assert err.count("dark/dark2.png") == 1
+    assert "; dark/bright1.png: it is" in err
     assert err.count("files of ") == 2
     assert err.count("3 of 20 images cannot be read") == 1
     line = "--eval --resume {} --batch_size 6 --bad_image {}"
@@ -82,7 +82,7 @@ def test_the_overview_counts_bad_files_and_a_later_start_names_them_only_if_they
     code, out, err = finetune(f"{ONE_STEP} --bad_image skip")
     assert code == 0
     assert "120 images (2 of them unreadable: others take their places)" in " ".join(out.split())
-    assert "dark/bright0.png: it is not an image" in err
+    assert "cannot be used: dark/bright0.png: it is not an image" in err
     for overview in ("", " --json"):
         code, out, err = finetune(f"{ONE_STEP} --bad_image skip --overwrite{overview}")
         (line,) = [line for line in err.splitlines() if "cannot be used" in line]

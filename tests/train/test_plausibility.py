@@ -19,6 +19,7 @@ from plsc_mae.methods import load_method
 from plsc_mae.methods.label_kinds import BalancedClasses, Classes, LabelSets, Numbers
 from plsc_mae.optim.schedule import by_epochs
 from plsc_mae.train.plausibility import check_accumulation, warn_of_default_network, warn_of_schedule, warn_of_shape
+from plsc_mae.train.scaling import remedy_at_chance
 
 pytestmark = pytest.mark.compat
 MAE = PRETRAIN["mae"](batch_size=20, epochs=400)
@@ -118,8 +119,8 @@ def test_a_probe_that_cannot_leave_its_random_start(heard, batch_size):
     config = LINPROBE["mae"](batch_size=batch_size)
     told = warned(config, heard)
     assert "0.11 of their" in told
-    advised = float(told.split("give --blr ")[1].split(",")[0])
-    assert warned(dataclasses.replace(config, blr=advised), heard) == ""
+    assert told.rstrip().endswith(f"random start; try {remedy_at_chance(config)}")  # as at the end of the run
+    assert warned(dataclasses.replace(config, blr=1000.0), heard) == ""
     assert warned(dataclasses.replace(config, opt="sgd"), heard) == ""
     assert warned(dataclasses.replace(config, lr_sweep=(0.1, 1.0)), heard) == ""
 
@@ -184,8 +185,9 @@ def test_chance_of_a_balanced_run_is_that_of_guesses(heard):
 
 def test_a_sweep_at_chance_is_told_of_its_rates(heard):
     config = LINPROBE["mae"](lr_sweep=(0.1, 1.0))
-    assert classify.warn_of_chance(config, Classes(), 50.0, np.arange(20) % 2)
-    assert "--lr_sweep" in heard.text
+    assert classify.warn_of_chance(config, Classes(), 50.0, np.arange(20) % 2, {0.1: 1.4, 1.0: 1.3})
+    assert "test_acc1 50, the best of the last epoch" in heard.text
+    assert "try --lr_sweep 10 100 1000, since the highest rate, 1, " in heard.text
     assert "--blr" not in heard.text
 
 

@@ -6,7 +6,7 @@ import logging
 import resource
 import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +64,7 @@ class RunLogger:
         active: whether this is the main process.
         loggers: names of the boards, see --logger.
         described: name and options of the run, for boards.
+        left_out: returns the names of the values that console lines leave out, see `Task.left_out`.
 
     Attributes:
         run: id of the run, which every record has.
@@ -82,10 +83,12 @@ class RunLogger:
         active: bool,
         loggers: Sequence[str] = ("visualdl",),
         described: RunOptions | None = None,
+        left_out: Callable[[Mapping[str, float]], Collection[str]] = lambda _: (),
     ) -> None:
         require_packages(loggers)
         self.output_dir, self.log_dir, self.active = Path(output_dir), Path(log_dir), active
         self.loggers, self.described = loggers, described or RunOptions()
+        self.left_out = left_out
         self.run, self.is_new = "", True
         self._files: LogFiles | None = None
         self._bar: Any = None
@@ -213,8 +216,11 @@ class RunLogger:
             self._bar.set_postfix_str(_postfix(record, eta))
         if self.active and (self._bar is None or not console.is_watched()):
             decay = self.described.hyper_parameters.get("weight_decay")
-            text = format_line(record, total=total, eta=eta, width=console.columns(), weight_decay=decay)
-            console.report(text, {"event": "update", **record, "eta": eta})
+            left_out = self.left_out(record)
+            shown = {name: value for name, value in record.items() if name not in left_out}
+            text = format_line(shown, total=total, eta=eta, width=console.columns(), weight_decay=decay)
+            ends_epoch = record["iteration"] == total
+            console.report(None if left_out and ends_epoch else text, {"event": "update", **record, "eta": eta})
 
     def _announce_end(self, eta: float, images_per_second: float) -> None:
         """Print the expected end of a run at the first line of a start, unless the end is near."""
@@ -241,7 +247,9 @@ class RunLogger:
         self.epoch_of[record["step"]] = record["epoch"]
         times = self._epoch_times(record["epoch"] + 1)
         shown = {name: value for name, value in observed.items() if name not in constant}
-        text = format_epoch(record, shown, times, epochs=self.described.epochs, width=console.columns())
+        left_out = self.left_out(record | shown)
+        lined, tested = ({k: v for k, v in part.items() if k not in left_out} for part in (record, shown))
+        text = format_epoch(lined, tested, times, epochs=self.described.epochs, width=console.columns())
         console.report(text, {"event": "epoch", **identified, **times})
         values = epoch_tags(record, shown)
         for board in self._files.boards:
