@@ -49,19 +49,11 @@ LabeledImages = ImageList | CifarImages
 
 
 class Images(NamedTuple):
-    """Labeled images of a run, and the outputs of its classifier.
+    """Labeled images of a run, and the outputs of its classifier."""
 
-    Attributes:
-        train: training images; None if the classifier is only evaluated.
-        val: validation images; None if the classifier is only trained.
-        num_classes: number of outputs.
-        class_order: order of the classes.
-        kind: kind of the labels.
-    """
-
-    train: LabeledImages | None
-    val: LabeledImages | None
-    num_classes: int
+    train: LabeledImages | None  # training images; None if the classifier is only evaluated
+    val: LabeledImages | None  # validation images; None if the classifier is only trained
+    num_classes: int  # number of outputs
     class_order: ClassOrder
     kind: LabelKind
 

@@ -52,17 +52,11 @@ class Note(enum.IntFlag):
 
 
 class FileReport(NamedTuple):
-    """Properties of a file.
-
-    Attributes:
-        notes: the properties.
-        reason: why it cannot be read; "" if it can be read.
-        bands: number of its bands if they are the reason, else 0.
-    """
+    """Properties of a file."""
 
     notes: Note
-    reason: str
-    bands: int = 0
+    reason: str  # why it cannot be read; "" if it can be read
+    bands: int = 0  # number of its bands if they are the reason, else 0
 
 
 def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:

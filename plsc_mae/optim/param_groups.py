@@ -19,19 +19,12 @@ _BLOCK = re.compile(r"(encoder\.)?blocks\.(?P<index>\d+)\..*")
 
 
 class ParamGroup(NamedTuple):
-    """Parameters with the same weight decay and learning rate scale.
+    """Parameters with the same weight decay and learning rate scale."""
 
-    Attributes:
-        names: names of the parameters.
-        params: the parameters.
-        weight_decay: weight decay.
-        lr_scale: factor of the scheduled learning rate.
-    """
-
-    names: list[str]
+    names: list[str]  # names of the parameters
     params: list[Tensor]
     weight_decay: float
-    lr_scale: float = 1.0
+    lr_scale: float = 1.0  # factor of the scheduled learning rate
 
 
 def weight_decay_groups(

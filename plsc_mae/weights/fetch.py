@@ -70,19 +70,12 @@ class _Answer:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Verified weight file.
+    """Verified weight file."""
 
-    Attributes:
-        path: location of the file.
-        downloaded: False if the file existed already.
-        sha256: checksum of the file, in hexadecimal.
-        verdict: result of the checksum verification, as text.
-    """
-
-    path: Path
-    downloaded: bool
-    sha256: str
-    verdict: str
+    path: Path  # location of the file
+    downloaded: bool  # False if the file existed already
+    sha256: str  # checksum of the file, in hexadecimal
+    verdict: str  # result of the checksum verification, as text
 
 
 def fetch(
