@@ -59,11 +59,7 @@ def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "vis
 
 
 def mask_from_bool(mask: Tensor) -> Mask:
-    """Return the `Mask` of a bool tensor [B, L]; visible and hidden patches are in raster order.
-
-    Raises:
-        ValueError: see `split_mask`.
-    """
+    """Return the `Mask` of a bool tensor [B, L]; visible and hidden patches are in raster order."""
     ids_keep, ids_masked = split_mask(mask)
     return Mask(mask, ids_keep, ids_masked, paddle.argsort(paddle.concat([ids_keep, ids_masked], axis=1), axis=1))
 

@@ -197,9 +197,6 @@ def encode_images(
         rows: see `encode_dataset`.
         report: see `encode_dataset`.
         on_batch: see `encode_dataset`.
-
-    Raises:
-        DataError: see `encode_dataset`.
     """
     dataset = EvaluationDataset(images, transform, backend=backend, bad_image=bad_image, pixel_format=pixel_format)
     return encode_dataset(

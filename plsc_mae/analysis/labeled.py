@@ -65,7 +65,7 @@ def encode_labeled(
 
     Raises:
         CheckpointError: a feature is NaN or infinite; raised in the main process only.
-        DataError: see `encode_images`.
+        DataError: see `encode_dataset`.
     """
     transform, workers = center_crop(config, size), count_workers(config.num_workers)
     parts, unreadable, kept = [], 0, []

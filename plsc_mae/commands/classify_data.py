@@ -212,11 +212,6 @@ def check_datasets(datasets: Datasets, config: ClassifyConfig, world: World) -> 
     """With --check_data, check the image files and let the data sets skip bad ones; all processes must call.
 
     Only the first pipeline stage has data sets of files; the others wait for it. CIFAR's images are not checked.
-
-    Raises:
-        DataError: see `check_data`.
-        ConfigError: see `check_data`.
-        CheckpointError: see `check_data`.
     """
     files = {
         name: dataset
@@ -299,9 +294,6 @@ def training_batches(config: ClassifyConfig, images: Images, dataset: KeyedDatas
         images: images of the run.
         dataset: its training samples: images, or the cached features of those that can be read.
         world: processes of the run.
-
-    Raises:
-        DataError: see `training_loader`.
     """
     labels = None
     if config.balance_classes and images.train is not None:

@@ -182,9 +182,6 @@ def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, 
 
     The options are returned unchanged if the default of `blr` is None. A file may have both options, as the config.yaml
     of a run with `lr` does; then `lr` applies.
-
-    Raises:
-        ConfigError: a source other than a file has both options.
     """
     if getattr(cls, "blr", None) is None:
         return live

@@ -61,10 +61,6 @@ RGB = PixelFormat()
 def choose_bands(count: int, pixel_format: PixelFormat) -> list[int]:
     """Return the zero-based indices of the bands that become the channels.
 
-    Args:
-        count: number of bands of the file.
-        pixel_format: format of the pixels.
-
     Raises:
         ValueError: the file lacks one of `pixel_format.bands`, or its number of bands does not fit the channels.
     """

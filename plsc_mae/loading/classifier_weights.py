@@ -334,10 +334,6 @@ def start_from_pretraining(
     Fine-tuning initializes the head as the method's recipe does, or keeps the file's head, see `load_into_classifier`;
     if the labels of the run or of the file are not classes, it always initializes the head. A probe draws its head with
     standard deviation PROBE_HEAD_STD.
-
-    Raises:
-        CheckpointError: see `load_into_classifier`.
-        DataError: see `load_into_classifier`.
     """
     recipe = load_recipe(config.method)
     stored = weights.read_network(config.finetune, config.model_key, config.model_prefix) if start is None else start

@@ -179,10 +179,6 @@ def choose_for(
         checkpoint: file of the network.
         images: see `choose`.
         channels: channels of the network.
-
-    Raises:
-        ConfigError: see `choose`.
-        DataError: see `choose`.
     """
     found = choose(config, [checkpoint], images, channels)
     if found.mean is None or found.std is None:

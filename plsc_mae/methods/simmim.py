@@ -196,11 +196,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
     parity = "simmim"
 
     def build_task(self, config: SimMIMConfig) -> SimMIMTask:
-        """Build the Task of the options: the network that they name, with their overrides.
-
-        Raises:
-            ConfigError: see `Method.build_task`.
-        """
+        """Build the Task of the options: the network that they name, with their overrides."""
         require_network(config.model, registry.SIMMIM)
         masks = self._masks(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}

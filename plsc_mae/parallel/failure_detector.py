@@ -63,9 +63,6 @@ class End(NamedTuple):
 class Watch(ABC):
     """Monitor of other processes that ends this process when one of them dies or reports an error.
 
-    Args:
-        process: index of this process.
-
     Attributes:
         peers: connections to other processes.
         reports: connections for the reports of the hang detector, by process index.

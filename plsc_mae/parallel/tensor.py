@@ -123,9 +123,6 @@ def share_blocks(model: nn.Layer, group: Group) -> None:
 
     Call this before anything refers to the parameters, which are replaced. All processes must start from the same whole
     network.
-
-    Raises:
-        ConfigError: see `check_divisible`.
     """
     if group.size == 1:
         return

@@ -32,9 +32,6 @@ def check_network(config: TrainingConfig) -> None:
     """Check that the options describe a network, before a run reads its images; no weights are created.
 
     The device is set to the CPU, because the processes of a run choose theirs later.
-
-    Raises:
-        ConfigError: see `sketch`.
     """
     paddle.set_device("cpu")
     sketch(config)

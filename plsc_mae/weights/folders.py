@@ -118,11 +118,7 @@ def open_folder(folder: Path) -> ModelFolder:
 
 
 def _open_deepspeed(folder: Path) -> ModelFolder:
-    """Return the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names.
-
-    Raises:
-        CheckpointError: there is no such file, or several.
-    """
+    """Return the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names."""
     inner = folder
     if (folder / "latest").is_file():
         tag = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()

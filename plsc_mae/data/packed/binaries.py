@@ -69,9 +69,6 @@ def files_in(folder: Path, split: str) -> list[Path]:
 class BinaryArchive(Archive):
     """Binary file of one of the data sets in LAYOUTS.
 
-    Args:
-        path: the file.
-
     Attributes:
         layout: the data set.
         classes: names of the classes.

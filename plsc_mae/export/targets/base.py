@@ -43,10 +43,6 @@ class Target(ABC):
     def write(self, content: Content, folder: Path) -> None:
         """Write the network and its configuration.
 
-        Args:
-            content: the network.
-            folder: an empty folder.
-
         Raises:
             ConfigError: the target cannot represent the network.
             CheckpointError: the conversion fails, or a file of weights cannot be written.
