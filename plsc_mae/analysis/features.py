@@ -16,7 +16,6 @@ from paddle import Tensor
 from tqdm import tqdm
 
 from plsc_mae import console
-from plsc_mae.data.decode import Backend
 from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.loader import KeyedDataset, build_loader
@@ -173,43 +172,23 @@ def encode_images(
     transform: Transform,
     world: World,
     *,
-    batch_size: int,
-    num_workers: int,
-    backend: Backend = "pil",
     bad_image: Literal["error", "skip"] = "skip",
     pixel_format: PixelFormat = RGB,
-    rows: Rows | None = None,
-    report: bool = True,
-    on_batch: Callable[[], None] | None = None,
+    **encoding: Any,
 ) -> Encoded:
-    """Compute the features of every readable image of a list once, see `encode_dataset`; all processes must call.
+    """Compute the features of every readable image of a list once; all processes must call.
 
     Args:
         encode: returns the features of a batch.
         images: the list.
         transform: deterministic transform that returns "image", pixels [H, W, C].
         world: the processes that share the work.
-        batch_size: images per batch and process.
-        num_workers: data workers per process.
-        backend: image decoder.
         bad_image: "error" raises DataError for an unreadable image; "skip" leaves it out.
         pixel_format: format of the pixels.
-        rows: see `encode_dataset`.
-        report: see `encode_dataset`.
-        on_batch: see `encode_dataset`.
+        encoding: further arguments of `encode_dataset`.
     """
-    dataset = EvaluationDataset(images, transform, backend=backend, bad_image=bad_image, pixel_format=pixel_format)
-    return encode_dataset(
-        encode,
-        dataset,
-        world,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        title=images.root,
-        rows=rows,
-        report=report,
-        on_batch=on_batch,
-    )
+    dataset = EvaluationDataset(images, transform, bad_image=bad_image, pixel_format=pixel_format)
+    return encode_dataset(encode, dataset, world, title=images.root, **encoding)
 
 
 @paddle.no_grad()
