@@ -61,12 +61,6 @@ def verify(target: Target, content: Content, folder: Path, tolerance: float) -> 
 
     If a package of the target is missing or cannot be imported, nothing is compared; the verdict names the package.
 
-    Args:
-        target: the target.
-        content: the network.
-        folder: folder of the export.
-        tolerance: largest permitted `Verdict.relative`.
-
     Raises:
         CheckpointError: the example fails, or an output has another shape or differs by more than `tolerance`.
     """
