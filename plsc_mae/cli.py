@@ -266,7 +266,8 @@ def _run(argv: list[str]) -> int:
         console.let_interrupts_raise()
         code = run(config)
     except UserError as error:
-        console.write_error(f"plsc-mae: error: {escape_controls(str(error), one_line=True)}")
+        for sentence in error.args:
+            console.write_error(f"plsc-mae: error: {escape_controls(str(sentence), one_line=True)}")
         return failure_detector.end(str(error), error.exit_code)
     except Stopped as stop:
         console.write_error(f"plsc-mae: {stop}")

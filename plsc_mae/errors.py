@@ -1,6 +1,6 @@
 """Errors reported as one sentence, without a traceback.
 
-The command line prints the sentence of a `UserError` and exits with its `exit_code`. Other exceptions are bugs of
+The command line prints the sentences of a `UserError` and exits with its `exit_code`. Other exceptions are bugs of
 plsc_mae and keep their traceback, except `Stopped` and those caused by Ctrl-C or a closed pipe.
 """
 
@@ -43,9 +43,15 @@ def _has(name: str) -> bool:
 
 
 class UserError(Exception):
-    """An error that the user can correct. The message names the value, its place, the expectation and the remedy."""
+    """An error that the user can correct, or several of them, a sentence each.
+
+    A sentence names the value, its place, the expectation and the remedy.
+    """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class ConfigError(UserError, ValueError):

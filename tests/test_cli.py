@@ -119,6 +119,14 @@ def test_a_mistake_is_one_sentence_and_leaves_checkpoints_alone(place, capfd, li
     assert checkpoints(place / "run") == before
 
 
+def test_several_mistakes_are_an_error_line_each(capsys):
+    assert main(["compare", "--save_path", "table.txt", "--device", "cpu"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("plsc-mae: error: ") for line in lines)
+    for line, word in zip(lines, ("--data_path", "--model_path", "table.txt"), strict=True):
+        assert word in line
+
+
 def test_divergence_has_its_own_exit_code(place, capfd):
     before = checkpoints(place / "run")
     assert main(f"{RUN} --lr 1e30 --warmup_epochs 0".replace("PLACE", str(place)).split()) == 3

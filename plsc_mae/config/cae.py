@@ -6,7 +6,7 @@ on a default, ours is the one that takes effect in Atten4Vis/CAE; docs/reference
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +20,6 @@ from plsc_mae.config.classify import (
 )
 from plsc_mae.config.schema import Retired, in_group
 from plsc_mae.config.training import DEEPSPEED, PretrainConfig, UpdateScheduleOptions
-from plsc_mae.errors import ConfigError
 
 _CAE_V2 = "it belongs to CAE v2, which plsc_mae does not have"
 _NO_BIAS_TABLE = "the pre-training network has no relative position bias; fine-tuning may"
@@ -157,26 +156,26 @@ class CAEConfig(UpdateScheduleOptions, PretrainConfig):
         False, "normal initialization with rescaled residual branches, instead of xavier-uniform"
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
         if self.crop_min_size > self.crop_max_size:
-            raise ConfigError(f"crop_min_size ({self.crop_min_size:g}) exceeds crop_max_size ({self.crop_max_size:g})")
+            yield f"crop_min_size ({self.crop_min_size:g}) exceeds crop_max_size ({self.crop_max_size:g})"
         if not (self.sincos_pos_emb or self.abs_pos_emb):
-            raise ConfigError("positions are needed: leave --sincos_pos_emb on, or give --abs_pos_emb")
+            yield "positions are needed: leave --sincos_pos_emb on, or give --abs_pos_emb"
         is_random = self.mask_generator == "random"
         if is_random != (self.ratio_mask_patches is not None) or (is_random and self.num_mask_patches is not None):
-            raise ConfigError(
+            yield (
                 "--ratio_mask_patches belongs to --mask_generator random, which requires it, and --num_mask_patches to "
                 f"--mask_generator block; this run has --mask_generator {self.mask_generator}, --ratio_mask_patches "
                 f"{self.ratio_mask_patches} and --num_mask_patches {self.num_mask_patches}"
             )
         if self.discrete_vae_type == "random_init" and self.discrete_vae_weight_path:
-            raise ConfigError(
+            yield (
                 "--discrete_vae_weight_path and --discrete_vae_type random_init cannot be combined; "
                 "--discrete_vae_type dall-e takes the weights of the file"
             )
         if self.discrete_vae_type == "to_tensor" and self.target_mode == "clusterID":
-            raise ConfigError(
+            yield (
                 "--discrete_vae_type to_tensor has no tokens for --target_mode clusterID; use rgb or random, or a dVAE"
             )
 
@@ -228,10 +227,10 @@ class CAEFinetuneConfig(CAEClassifierOptions, UpdateScheduleOptions, ProbeOption
 
     enable_linear_eval: bool = _probe(False, "train a probe of --linear_type on frozen features instead")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
         if self.linear_type != "standard" and not self.enable_linear_eval:
-            raise ConfigError(f"--linear_type {self.linear_type} is for probes; give --enable_linear_eval too")
+            yield f"--linear_type {self.linear_type} is for probes; give --enable_linear_eval too"
 
     @property
     def probe(self) -> str:

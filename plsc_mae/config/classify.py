@@ -6,12 +6,12 @@ BUPT-PRIV/MAE-priv and pengzhiliang/MAE-pytorch. Presets are in the file of each
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.schema import Retired, in_group
 from plsc_mae.config.training import TrainingConfig
-from plsc_mae.errors import ConfigError
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 # The defaults of linear probing by LARS (facebookresearch/mae), which other methods share.
@@ -145,52 +145,50 @@ class ClassifyConfig(TrainingConfig):
         """Kind of probe; "none" in fine-tuning."""
         return "none"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
         if self.micro_batches is not None and self.pipeline_parallel == 1:
-            raise ConfigError("--micro_batches divides a batch for a pipeline; give --pipeline_parallel with it")
+            yield "--micro_batches divides a batch for a pipeline; give --pipeline_parallel with it"
         if self.probe != "none" and self.batch_size == 1 and not self.eval:
-            raise ConfigError(
+            yield (
                 "--batch_size 1 is too small for a probe: its batch norm takes mean and variance over the images of a "
                 "batch in one process; give --batch_size 2 or more, better 16"
             )
         if self.eval and not (self.resume or self.finetune):
-            raise ConfigError("--eval needs a classifier to evaluate: --resume FILE")
+            yield "--eval needs a classifier to evaluate: --resume FILE"
         if self.classes and not self.eval and (self.probe != "none" or not self.finetune):
-            raise ConfigError(
+            yield (
                 "--classes names the outputs of a trained classifier, but this run starts without one: leave it out or "
                 "give --eval or, in fine-tuning, --finetune FILE with it; the classes of a list file are named by "
                 "classes.txt beside it"
             )
         if self.eval and self.disable_eval_during_finetuning:
-            raise ConfigError("--eval and --disable_eval_during_finetuning cannot be combined; leave one of them out")
-        self._check_labels()
-        self._check_evaluation_set()
+            yield "--eval and --disable_eval_during_finetuning cannot be combined; leave one of them out"
+        yield from self._label_contradictions()
+        yield from self._evaluation_contradictions()
 
-    def _check_labels(self) -> None:
-        """Raise ConfigError for options that do not fit the kind of labels."""
+    def _label_contradictions(self) -> Iterator[str]:
+        """Yield a sentence for each option that does not fit the kind of labels."""
         if self.label_task != "classification":
             for name in ("nb_classes", "classes", "balance_classes", "eval_set"):
                 if getattr(self, name):
-                    raise ConfigError(f"--{name} is about classes, but --task {self.task} has none; leave it out")
+                    yield f"--{name} is about classes, but --task {self.task} has none; leave it out"
             if self.data_set == "CIFAR":
-                raise ConfigError(f"--data_set CIFAR has classes only; leave out --task {self.task}")
+                yield f"--data_set CIFAR has classes only; leave out --task {self.task}"
         elif self.label_columns and not self.eval:
-            raise ConfigError("--label_columns chooses labels of --task multilabel or regression; give --task with it")
+            yield "--label_columns chooses labels of --task multilabel or regression; give --task with it"
 
-    def _check_evaluation_set(self) -> None:
-        """Raise ConfigError for options that --eval or --eval_set rules out, or that need one of them."""
+    def _evaluation_contradictions(self) -> Iterator[str]:
+        """Yield a sentence for each option that --eval or --eval_set rules out, or that needs one of them."""
         for name in ("eval_set", "real_labels", "save_path"):
             if getattr(self, name) and not self.eval:
-                raise ConfigError(f"--{name} has no effect without --eval; add --eval --resume FILE, or leave it out")
+                yield f"--{name} has no effect without --eval; add --eval --resume FILE, or leave it out"
         if self.real_labels and self.eval_set != "imagenet-real":
-            raise ConfigError("--real_labels has no effect without --eval_set imagenet-real")
+            yield "--real_labels has no effect without --eval_set imagenet-real"
         if self.eval_set and self.data_set == "CIFAR":
-            raise ConfigError(f"--eval_set {self.eval_set} needs a folder of images; leave out --data_set CIFAR")
+            yield f"--eval_set {self.eval_set} needs a folder of images; leave out --data_set CIFAR"
         if self.eval and self.train_fraction < 1:
-            raise ConfigError(
-                "--train_fraction has no effect with --eval, which does not train; give --train_fraction 1"
-            )
+            yield "--train_fraction has no effect with --eval, which does not train; give --train_fraction 1"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -254,10 +252,10 @@ class ProbeOptions(ClassifyConfig):
     )
     linear_depth: int = _probe(1, "attention blocks of the attentive probe", within="[1, inf)")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
         if self.linear_depth != 1 and self.probe != "attentive":
-            raise ConfigError(
+            yield (
                 f"--linear_depth {self.linear_depth} counts the blocks of --linear_type attentive; this run trains "
                 f"{'all weights' if self.probe == 'none' else f'--linear_type {self.probe}'}"
             )
@@ -289,30 +287,24 @@ class LinprobeConfig(ProbeOptions):
         """Kind of probe."""
         return self.linear_type
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
         if self.lr_sweep and self.label_task != "classification":
-            raise ConfigError(
-                f"--lr_sweep compares accuracies, but --task {self.task} has none; give one --lr or --blr"
-            )
+            yield f"--lr_sweep compares accuracies, but --task {self.task} has none; give one --lr or --blr"
         for name in ("cache_features", "lr_sweep"):
             if getattr(self, name) and self.linear_type == "attentive":
-                raise ConfigError(
-                    f"--{name} needs features that do not change; --linear_type attentive trains the pooling"
-                )
+                yield f"--{name} needs features that do not change; --linear_type attentive trains the pooling"
         for name in ("crop_scale", "crop_ratio"):
             if self.cache_features and getattr(self, name) != getattr(type(self), name):
-                raise ConfigError(
+                yield (
                     f"--{name} has no effect with --cache_features, which encodes the evaluation crop of every image; "
                     "leave one of them out"
                 )
         if self.lr_sweep and (self.clip_grad is not None or self.eval):
             other = "--eval" if self.eval else "--clip_grad"
-            raise ConfigError(
-                f"--lr_sweep and {other} cannot be combined: the sweep trains several classifiers at once"
-            )
+            yield f"--lr_sweep and {other} cannot be combined: the sweep trains several classifiers at once"
         if self.lr_sweep and (self.blr if self.lr is None else self.lr) == 0:
-            raise ConfigError("--lr_sweep scales the schedule of --blr or --lr, which is 0; give a positive rate")
+            yield "--lr_sweep scales the schedule of --blr or --lr, which is 0; give a positive rate"
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.features import WORKERS_HELP
 from plsc_mae.config.pixels import FormatOptions
-from plsc_mae.config.schema import in_group, option
-from plsc_mae.errors import ConfigError
+from plsc_mae.config.schema import Checked, in_group, option
 from plsc_mae.file_kinds import TABLE_SUFFIXES
 
 _images = in_group("Images")
@@ -18,7 +18,7 @@ _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 @dataclass(kw_only=True, frozen=True)
-class SplitConfig:
+class SplitConfig(Checked):
     """Options of `split`, which divides labeled images into training and validation images."""
 
     src: str = option("", "class folders, list file, archive, or CSV file of paths and classes", metavar="SRC")
@@ -33,16 +33,16 @@ class SplitConfig:
     image_path: str = option("", "base folder of the paths in a CSV file [the folder of the file]", metavar="DIR")
     label_column: str = option("", "column of the classes in a CSV file [the only one after the paths]", metavar="NAME")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.src or not self.dst:
-            raise ConfigError("name the images and a new folder: plsc-mae split SRC DST")
+            yield "name the images and a new folder: plsc-mae split SRC DST"
         try:
             re.compile(self.group_by)
         except re.error as mistake:
-            raise ConfigError(f"--group_by {self.group_by} is no regular expression: {mistake}") from None
+            yield f"--group_by {self.group_by} is no regular expression: {mistake}"
         for name in ("image_path", "label_column"):
-            if getattr(self, name) and not self.is_table:
-                raise ConfigError(f"--{name} is for a CSV file, but SRC is {self.src}; leave it out")
+            if getattr(self, name) and self.src and not self.is_table:
+                yield f"--{name} is for a CSV file, but SRC is {self.src}; leave it out"
 
     @property
     def is_table(self) -> bool:
@@ -72,13 +72,13 @@ class StatsConfig(FormatOptions):
     )
     num_workers: int | None = option(None, WORKERS_HELP, within="[0, inf)")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.data_path:
-            raise ConfigError("name the images: plsc-mae stats DIR")
+            yield "name the images: plsc-mae stats DIR"
 
 
 @dataclass(kw_only=True, frozen=True)
-class PrepareDataConfig:
+class PrepareDataConfig(Checked):
     """Options of `prepare-data`, which packs images into tar shards and can resize them first."""
 
     src: str = option("", "image folder, list file, archive, or pattern of archives", metavar="SRC")
@@ -98,15 +98,13 @@ class PrepareDataConfig:
         None, "processes that read and encode [up to 10, limited by the CPU cores]", within="[1, inf)"
     )
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.src or not self.dst:
-            raise ConfigError("name the images and a new folder: plsc-mae prepare-data SRC DST")
+            yield "name the images and a new folder: plsc-mae prepare-data SRC DST"
         if self.quality is not None and self.short is None:
-            raise ConfigError(
-                "--quality has no effect without --short: files that are not resized are copied unchanged"
-            )
+            yield "--quality has no effect without --short: files that are not resized are copied unchanged"
         if self.shard_bytes < 1:
-            raise ConfigError(f"--shards {self.shards}: expected a size such as 1000M, 2G or 500000000")
+            yield f"--shards {self.shards}: expected a size such as 1000M, 2G or 500000000"
 
     @property
     def shard_bytes(self) -> int:
@@ -116,7 +114,7 @@ class PrepareDataConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
-class DemoDataConfig:
+class DemoDataConfig(Checked):
     """Options of `demo-data`, which draws a folder of JPEG images."""
 
     path: str = option("", "folder to write to", metavar="DIR")
@@ -129,13 +127,13 @@ class DemoDataConfig:
     )
     masks: bool = option(False, "also draw masks for `segprobe`; images are then below DIR/images, masks DIR/masks")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.path:
-            raise ConfigError("name the folder to write to: plsc-mae demo-data DIR")
+            yield "name the folder to write to: plsc-mae demo-data DIR"
 
 
 @dataclass(kw_only=True, frozen=True)
-class RandomTokenizerConfig:
+class RandomTokenizerConfig(Checked):
     """Options of `random-tokenizer`, which writes a dVAE with random weights."""
 
     path: str = option("", "folder to write encoder_weight.pd and decoder_weight.pd to", metavar="DIR")
@@ -143,8 +141,8 @@ class RandomTokenizerConfig:
     n_hid: int = option(256, "width of the first group of blocks, a multiple of 4", within="[4, inf)")
     vocab_size: int = option(8192, "number of tokens", within="[2, inf)")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.path:
-            raise ConfigError("name the folder to write to: plsc-mae random-tokenizer DIR")
+            yield "name the folder to write to: plsc-mae random-tokenizer DIR"
         if self.n_hid % 4:
-            raise ConfigError(f"--n_hid must be a multiple of 4, got {self.n_hid}")
+            yield f"--n_hid must be a multiple of 4, got {self.n_hid}"

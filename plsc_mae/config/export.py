@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from plsc_mae.config.features import SIZE_HELP
+from plsc_mae.config.features import SIZE_HELP, missing
 from plsc_mae.config.inference import TrainedClassifierOptions
 from plsc_mae.config.schema import in_group, option
 from plsc_mae.config.weights import HeadsOptions
-from plsc_mae.errors import ConfigError
 
 _reconstruction = in_group("Reconstruction")
 
@@ -38,10 +38,8 @@ class ExportConfig(TrainedClassifierOptions, HeadsOptions):
         1e-5, "largest difference that verification accepts, relative to the largest output", within="[0, inf)"
     )
 
-    def __post_init__(self) -> None:
-        for name in ("target", "model_path", "save_path"):
-            if not getattr(self, name):
-                raise ConfigError(f"--{name} is required")
+    def _contradictions(self) -> Iterator[str]:
+        yield from missing(self, "target", "model_path", "save_path")
         for name in ("mask_ratio", "num_mask_patches"):
             if getattr(self, name) is not None and self.what != "reconstruction":
-                raise ConfigError(f"--{name} has no effect without --what reconstruction; leave it out")
+                yield f"--{name} has no effect without --what reconstruction; leave it out"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.pixels import PICTURE_BANDS, PixelOptions
 from plsc_mae.config.schema import in_group, option
 from plsc_mae.config.weights import NetworkOptions
-from plsc_mae.errors import ConfigError
 
 _encoder = in_group("Encoder")
 _images = in_group("Images")
@@ -33,8 +33,8 @@ class EncoderConfig(PixelOptions, NetworkOptions):
     seed: int = _encoder(0, "seed of the random weights", within="[0, inf)")
     device: Literal["auto", "cpu", "gpu", "cuda"] = _encoder("auto", DEVICE_HELP)
 
-    def __post_init__(self) -> None:
-        require(self, "model_path")
+    def _contradictions(self) -> Iterator[str]:
+        yield from missing(self, "model_path")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -103,9 +103,9 @@ class KNNConfig(FeatureConfig):
         """Pooling of the tokens: "mean" or "cls"."""
         return self.pool or ("cls" if self.use_cls_token else "mean")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if self.pool and self.use_cls_token not in (None, self.pool == "cls"):
-            raise ConfigError(f"--pool {self.pool} contradicts use_cls_token {self.use_cls_token}; give one of them")
+            yield f"--pool {self.pool} contradicts use_cls_token {self.use_cls_token}; give one of them"
         if self.load_path:
             for name in (
                 "model_path",
@@ -117,20 +117,20 @@ class KNNConfig(FeatureConfig):
                 "random_weights",
             ):
                 if getattr(self, name):
-                    raise ConfigError(f"--load_path has its features already; leave --{name} out")
+                    yield f"--load_path has its features already; leave --{name} out"
             if self.num_pictures:
-                raise ConfigError("--load_path has no images for --num_pictures; pass --data_path and --model_path")
+                yield "--load_path has no images for --num_pictures; pass --data_path and --model_path"
             return
         if self.num_pictures and not self.save_path:
-            raise ConfigError("--num_pictures needs --save_path, the folder of the picture")
+            yield "--num_pictures needs --save_path, the folder of the picture"
         if not self.data_path:
-            raise ConfigError("--data_path is required: a folder with train/ and val/")
+            yield "--data_path is required: a folder with train/ and val/"
         if not self.pixels:
-            super().__post_init__()
+            yield from super()._contradictions()
         elif self.model_path or self.random_weights:
-            raise ConfigError("--pixels uses no network; leave --model_path and --random_weights out")
+            yield "--pixels uses no network; leave --model_path and --random_weights out"
         elif self.input_size is None:
-            raise ConfigError("--pixels needs --input_size, the side to which all images are resized")
+            yield "--pixels needs --input_size, the side to which all images are resized"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -164,13 +164,13 @@ class FewshotConfig(FewLabelOptions, FeatureConfig):
     pool: Literal["mean", "cls"] = option("mean", "mean of the patch tokens, or class token")
     save_path: str = option("", "file of the accuracies of every seed, .csv or .json", metavar="FILE")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "data_path")
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        yield from missing(self, "data_path")
         if not self.shots and not self.fractions:
-            raise ConfigError("--shots none leaves nothing to evaluate; give --fractions with it")
+            yield "--shots none leaves nothing to evaluate; give --fractions with it"
         if self.save_path and not self.save_path.endswith((".csv", ".json")):
-            raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .csv or .json")
+            yield f"--save_path {self.save_path}: expected a file that ends in .csv or .json"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -197,15 +197,15 @@ class CompareConfig(FewLabelOptions, NetworkOptions, ViewConfig):
     save_path: str = option("", "file of the table: .md, or .json with the numbers of every seed", metavar="FILE")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", DEVICE_HELP)
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.data_path:
-            raise ConfigError("--data_path is required: a folder with train/ and val/")
+            yield "--data_path is required: a folder with train/ and val/"
         if not self.model_path and not self.pixels:
-            raise ConfigError("nothing to compare; name checkpoints with --model_path, or --pixels SIDE")
-        if not self.model_path and self.random_weights:
-            raise ConfigError("--random_weights takes its sizes from checkpoints; name them with --model_path")
+            yield "nothing to compare; name checkpoints with --model_path, or --pixels SIDE"
+        elif not self.model_path and self.random_weights:
+            yield "--random_weights takes its sizes from checkpoints; name them with --model_path"
         if self.save_path and not self.save_path.endswith((".md", ".json")):
-            raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .md or .json")
+            yield f"--save_path {self.save_path}: expected a file that ends in .md or .json"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -232,9 +232,9 @@ class SegprobeConfig(BatchConfig, EncoderConfig):
     save_path: str = option("./segmentation", "folder for predictions.png, results.json and results.csv", metavar="DIR")
     num_pictures: int = option(8, "validation images in the picture, evenly spaced; 0: no picture", within="[0, inf)")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "data_path")
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        yield from missing(self, "data_path")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -250,9 +250,9 @@ class EmbedConfig(FeatureConfig):
     norm: bool = _encoder(True, "apply the encoder's final norm to the tokens")
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = _images("bicubic", "filter of the resize")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "data_path")
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        yield from missing(self, "data_path")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -269,20 +269,18 @@ class ExtractConfig(EmbedConfig):
     map_images: int = _pictures(1000, "largest number of images in a map, evenly spaced", within="[3, inf)")
     picture_bands: tuple[int, ...] | None = _pictures(None, PICTURE_BANDS, within="[1, inf)", metavar="BAND")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "save_path")
-        if not self.save_path.endswith((".npz", ".safetensors", ".parquet")):
-            raise ConfigError(
-                f"--save_path {self.save_path}: expected a file that ends in .npz, .safetensors or .parquet"
-            )
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        yield from missing(self, "save_path")
+        if self.save_path and not self.save_path.endswith((".npz", ".safetensors", ".parquet")):
+            yield f"--save_path {self.save_path}: expected a file that ends in .npz, .safetensors or .parquet"
         for name in ("num_pictures", "map"):
             if getattr(self, name) and set(self.tokens) == {"patch"}:
-                raise ConfigError(f"--{name} needs one vector per image; add cls or mean to --tokens")
+                yield f"--{name} needs one vector per image; add cls or mean to --tokens"
 
 
-def require(config: object, *names: str) -> None:
-    """Raise ConfigError unless the options `names` have values."""
+def missing(config: object, *names: str) -> Iterator[str]:
+    """Yield a sentence for each of the options `names` that has no value."""
     for name in names:
         if not getattr(config, name):
-            raise ConfigError(f"--{name} is required")
+            yield f"--{name} is required"

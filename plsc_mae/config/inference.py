@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -12,12 +13,11 @@ from plsc_mae.config.features import (
     SIZE_HELP,
     WORKERS_HELP,
     EncoderConfig,
-    require,
+    missing,
 )
 from plsc_mae.config.pixels import PICTURE_BANDS, PixelOptions
 from plsc_mae.config.schema import in_group, option
 from plsc_mae.config.weights import NetworkOptions
-from plsc_mae.errors import ConfigError
 
 _classifier = in_group("Trained classifier")
 
@@ -66,8 +66,8 @@ class ReconstructConfig(PixelOptions, NetworkOptions):
     seed: int = option(0, "seed of the masks", within="[0, inf)")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", DEVICE_HELP)
 
-    def __post_init__(self) -> None:
-        require(self, "model_path", "img_path")
+    def _contradictions(self) -> Iterator[str]:
+        yield from missing(self, "model_path", "img_path")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -116,14 +116,14 @@ class ExplainConfig(TrainedClassifierOptions, EncoderConfig):
     literal: bool = option(False, "reproduce MAE-priv's numbers, which divide columns by the sums of rows")
     max_images: int = option(64, "largest number of images to draw from a folder", within="[1, inf)")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "img_path")
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
+        yield from missing(self, "img_path")
         if self.category_index and self.random_weights:
-            raise ConfigError("--category_index needs a trained classifier; leave --random_weights out")
+            yield "--category_index needs a trained classifier; leave --random_weights out"
         for name in ("classes", "global_pool"):
             if not self.category_index and getattr(self, name) not in ("", None):
-                raise ConfigError(f"--{name} has no effect without --category_index: attention alone needs no classes")
+                yield f"--{name} has no effect without --category_index: attention alone needs no classes"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -142,7 +142,7 @@ class PredictConfig(PixelOptions, TrainedClassifierOptions):
     num_workers: int | None = option(None, WORKERS_HELP, within="[0, inf)")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", DEVICE_HELP)
 
-    def __post_init__(self) -> None:
-        require(self, "model_path", "img_path")
+    def _contradictions(self) -> Iterator[str]:
+        yield from missing(self, "model_path", "img_path")
         if self.save_path and not self.save_path.endswith((".jsonl", ".json", ".csv")):
-            raise ConfigError(f"--save_path {self.save_path}: expected a file that ends in .jsonl, .json or .csv")
+            yield f"--save_path {self.save_path}: expected a file that ends in .jsonl, .json or .csv"

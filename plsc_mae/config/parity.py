@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from plsc_mae.config.schema import option
 from plsc_mae.config.weights import NetworkOptions
-from plsc_mae.errors import ConfigError
 
 BOTH_METHODS = ("mae_vit_base_patch16", "cae_base_patch16_224_8k_vocab")
 
@@ -54,13 +54,13 @@ class ParityConfig(NetworkOptions):
     amp_dtype: Literal["auto", "float16", "bfloat16"] = option("auto", "data type of --amp")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", "device of plsc_mae's network")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if self.checkpoint and self.model != BOTH_METHODS:
-            raise ConfigError("--checkpoint determines the network; leave --model out")
+            yield "--checkpoint determines the network; leave --model out"
         if self.checkpoint and self.dialect:
-            raise ConfigError("--checkpoint determines the implementation; leave --dialect out")
+            yield "--checkpoint determines the implementation; leave --dialect out"
         for name in ("model_key", "model_prefix"):
             if getattr(self, name) and not self.checkpoint:
-                raise ConfigError(f"--{name} chooses the network of a checkpoint; give --checkpoint with it")
+                yield f"--{name} chooses the network of a checkpoint; give --checkpoint with it"
         if self.python and not self.reference:
-            raise ConfigError("--python is the interpreter for the code of --reference; give --reference too")
+            yield "--python is the interpreter for the code of --reference; give --reference too"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from plsc_mae.config.schema import in_group
-from plsc_mae.errors import ConfigError
+from plsc_mae.config.schema import Checked, in_group
 
 IN_CHANS = "channels of the images; weights for another number are converted [those of --bands or the weights, else 3]"
 BANDS = "bands of a file, numbered from 1, that become the channels, in this order [the checkpoint's, else all]"
@@ -32,7 +31,7 @@ _images = in_group("Images")
 
 
 @dataclass(kw_only=True, frozen=True)
-class FormatOptions:
+class FormatOptions(Checked):
     """Options of channels and pixel range."""
 
     in_chans: int | None = _images(None, IN_CHANS, within=f"[1, {MAX_CHANNELS}]")
@@ -56,28 +55,27 @@ class PixelOptions(FormatOptions):
     bad_image: Literal["skip", "error"] = _images("skip", BAD_IMAGE)
 
 
-def check_input_size(input_size: Sequence[int]) -> None:
-    """Raise ConfigError unless --input_size is one side, or height and width."""
+def input_size_contradictions(input_size: Sequence[int]) -> Iterator[str]:
+    """Yield a sentence unless --input_size is one side, or height and width."""
     if len(input_size) > 2:
-        raise ConfigError(f"input_size: expected one side or height and width, got {input_size}")
+        yield f"input_size: expected one side or height and width, got {input_size}"
 
 
-def check_channels(
+def channel_contradictions(
     in_chans: int | None, bands: Sequence[int] | None, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> None:
-    """Check the options of channels, mean and standard deviation.
+) -> Iterator[str]:
+    """Yield a sentence for each contradiction between the options of channels, mean and standard deviation.
 
-    Raises:
-        ConfigError: --in_chans differs from the number of --bands, only one of --mean and --std is given, or a mean is
-            outside the scale of pixels.
+    These are another number of --bands than --in_chans, only one of --mean and --std, and a mean outside the scale of
+    pixels.
     """
     if in_chans and bands and in_chans != len(bands):
-        raise ConfigError(f"--in_chans {in_chans} contradicts the {len(bands)} --bands; leave --in_chans out")
+        yield f"--in_chans {in_chans} contradicts the {len(bands)} --bands; leave --in_chans out"
     if (mean is None) != (std is None):
-        raise ConfigError("--mean and --std belong together; give both or neither")
+        yield "--mean and --std belong together; give both or neither"
     outside = [value for value in mean or () if not 0 <= value <= 1]
     if outside:
-        raise ConfigError(
+        yield (
             f"--mean has {outside[0]:g}, but pixels are from 0 to 1: subtract the smallest value of --pixel_range from "
             "the mean of your values, and divide it and --std by the width of the range, or let `plsc-mae stats` "
             "measure both"

@@ -64,9 +64,9 @@ def parse(
     cls = configs[named or next(iter(configs))]
 
     known, unknown = _parser(cls, configs, prog, positional).parse_known_args(argv)
-    if unknown:
-        raise ConfigError(_surplus(unknown, cls, configs))
     flags = {name: Value(raw, f"--{name}") for name, raw in vars(known).items()}
+    if unknown:
+        raise ConfigError(*_surplus(unknown, cls, configs), *_invalid(flags, cls))
     for source in ("config", "overrides", "method"):
         flags.pop(source, None)
 
@@ -274,7 +274,7 @@ def _without_training_options(values: Mapping[str, Value], cls: type, path: str,
             hint = hint_at_option(name, own | training) or suggest(name, sorted(own | training))
             unknown.append(f"unknown key {value.origin!r}{hint}")
     if unknown:
-        raise ConfigError(_joined(unknown))
+        raise ConfigError(*unknown)
     ignored = [name for name in values if name in training - own]
     if listed := [name for name in ignored if name not in ("phase", "method")]:
         logger.info("%s: ignored options of training that %s does not use: %s", path, prog, ", ".join(listed))
@@ -398,7 +398,7 @@ def _live(layer: Mapping[str, Value], cls: type, configs: Mapping[str, type]) ->
         elif name != "method" or "" in configs:
             unknown.append(_unknown(value.origin, key, cls, configs))
     if unknown:
-        raise ConfigError(_joined(unknown))
+        raise ConfigError(*unknown)
     return live
 
 
@@ -409,8 +409,8 @@ def _check_phase(value: Value, cls: type) -> None:
         raise ConfigError(f"{value.origin}: the file has options of '{value.raw}', but this command is '{phase}'")
 
 
-def _surplus(words: Sequence[str], cls: type, configs: Mapping[str, type]) -> str:
-    """Return the message about words that no option accepts: the first one, if it is no flag, and all flags.
+def _surplus(words: Sequence[str], cls: type, configs: Mapping[str, type]) -> list[str]:
+    """Return sentences about words that no option accepts: the first one, if it is no flag, and all flags.
 
     Words after an unknown flag are its values.
     """
@@ -421,13 +421,16 @@ def _surplus(words: Sequence[str], cls: type, configs: Mapping[str, type]) -> st
         if os.path.isfile(words[0]):  # probably from a pattern of the shell, such as *.jpg
             usage = "a path option takes one path: for several files give their folder, or a list file"
         texts.insert(0, f"unexpected word '{words[0]}'; {usage}")
-    return _joined(texts)
+    return texts
 
 
-def _joined(texts: Sequence[str]) -> str:
-    """Join messages about unknown names; the advice that several of them share comes once, at the end."""
-    shared = _HELP if any(text.endswith(_HELP) for text in texts) else ""
-    return "; ".join(text.removesuffix(_HELP) for text in texts) + shared
+def _invalid(flags: Mapping[str, Value], cls: type) -> tuple[str, ...]:
+    """Return sentences about the invalid values of flags."""
+    try:
+        convert(cls, flags)
+    except ConfigError as error:
+        return error.args
+    return ()
 
 
 def _unknown(where: str, name: str, cls: type, configs: Mapping[str, type]) -> str:

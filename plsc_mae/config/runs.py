@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.features import DEVICE_HELP, IMAGES_HELP
-from plsc_mae.config.pixels import PICTURE_BANDS, FormatOptions, PixelOptions, check_input_size
-from plsc_mae.config.schema import option
+from plsc_mae.config.pixels import PICTURE_BANDS, FormatOptions, PixelOptions, input_size_contradictions
+from plsc_mae.config.schema import Checked, option
 from plsc_mae.config.weights import NetworkOptions
-from plsc_mae.errors import ConfigError
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -38,15 +38,15 @@ class DoctorConfig(FormatOptions):
     )
     report: str | None = option(None, "report file of --gpu [gpu-report.json]", metavar="FILE")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         for name in ("gpu_minutes", "report"):
             if getattr(self, name) is not None and not self.gpu:
-                raise ConfigError(f"--{name} has no effect without --gpu, because it is for the GPU checks only")
+                yield f"--{name} has no effect without --gpu, because it is for the GPU checks only"
         about_images = ("eval_data_path", "in_chans", "bands", "pixel_range")
         for name in about_images if self.patch_size else (*about_images, "input_size"):
             if getattr(self, name) and not self.data_path:
-                raise ConfigError(f"--{name} has no effect without --data_path, because it is about images")
-        check_input_size(self.input_size or ())
+                yield f"--{name} has no effect without --data_path, because it is about images"
+        yield from input_size_contradictions(self.input_size or ())
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -60,7 +60,7 @@ class ConfigsConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
-class PlotConfig:
+class PlotConfig(Checked):
     """Options of `plot`."""
 
     run_dir: str = option("", "output folder of the run")
@@ -71,9 +71,9 @@ class PlotConfig:
         None, "picture to write, .png, .svg or .pdf [RUN_DIR/METRIC.png, after the first metric]", metavar="FILE"
     )
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.run_dir:
-            raise ConfigError("name the run's output folder: plsc-mae plot RUN_DIR")
+            yield "name the run's output folder: plsc-mae plot RUN_DIR"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -93,25 +93,25 @@ class ReportConfig(PixelOptions, NetworkOptions):
     tables: tuple[str, ...] = option((), "tables of `compare` to include, .md or .json", metavar="FILE")
     device: Literal["auto", "cpu", "gpu", "cuda"] = option("auto", DEVICE_HELP)
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.run_dir:
-            raise ConfigError("name the run's output folder: plsc-mae report RUN_DIR")
+            yield "name the run's output folder: plsc-mae report RUN_DIR"
 
 
 @dataclass(kw_only=True, frozen=True)
-class RunsConfig:
+class RunsConfig(Checked):
     """Options of `runs`."""
 
     run_dirs: tuple[str, ...] = option((), "output folders of the runs", metavar="DIR")
     save_path: str = option("runs.html", "HTML file to write", metavar="FILE")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.run_dirs:
-            raise ConfigError("name the runs' output folders: plsc-mae runs RUN_DIR RUN_DIR")
+            yield "name the runs' output folders: plsc-mae runs RUN_DIR RUN_DIR"
 
 
 @dataclass(kw_only=True, frozen=True)
-class BoardConfig:
+class BoardConfig(Checked):
     """Options of `board`, which serves VisualDL pages of runs."""
 
     first_port: ClassVar[int] = 8040  # VisualDL's default
@@ -121,6 +121,6 @@ class BoardConfig:
     host: str = option("localhost", "address to listen on; 0.0.0.0: all, so that other machines can see the pages")
     language: Literal["auto", "en", "zh"] = option("auto", "language of the pages; auto: the locale's, else English")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.runs:
-            raise ConfigError("name the output folders of runs: plsc-mae board DIR...")
+            yield "name the output folders of runs: plsc-mae board DIR..."

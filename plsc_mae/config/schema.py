@@ -11,7 +11,7 @@ import difflib
 import functools
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -57,6 +57,23 @@ def option(default: Any, help: str, *, within: str = "", metavar: str = "", grou
 def in_group(title: str) -> Callable[..., Any]:
     """Return a variant of `option` for options under the heading `title` of the help."""
     return functools.partial(option, group=title)
+
+
+class Checked:
+    """A config that cannot be built from options that contradict each other."""
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield a sentence for each contradiction between options, and for each required option without a value."""
+        yield from ()
+
+    def __post_init__(self) -> None:
+        refuse_mistakes(self._contradictions())
+
+
+def refuse_mistakes(mistakes: Iterable[str]) -> None:
+    """Raise one ConfigError with all mistakes, each a sentence of its own, if there are any."""
+    if found := tuple(mistakes):
+        raise ConfigError(*found)
 
 
 def set_defaults(cls: type, defaults: Mapping[str, Any]) -> None:
@@ -191,7 +208,7 @@ def convert(cls: type, values: Mapping[str, Value]) -> dict[str, Any]:
     Raises:
         ConfigError: values are invalid; the message names all of them.
     """
-    hints, converted, wrong = typing.get_type_hints(cls), {}, []
+    hints, converted, wrong = typing.get_type_hints(cls), {}, list[str]()
     for item in options(cls):
         if item.name not in values:
             continue
@@ -201,9 +218,8 @@ def convert(cls: type, values: Mapping[str, Value]) -> dict[str, Any]:
             if item.metadata["within"] and converted[item.name] is not None:
                 check_interval(converted[item.name], item.metadata["within"], value.origin)
         except ConfigError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise ConfigError("; ".join(wrong))
+            wrong += error.args
+    refuse_mistakes(wrong)
     return converted
 
 

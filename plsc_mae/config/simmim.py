@@ -7,14 +7,13 @@ for the original's 2048 images per update.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from plsc_mae.config.classify import LARS_PROBE, FinetuneConfig, LinprobeConfig
 from plsc_mae.config.schema import Retired, in_group
 from plsc_mae.config.training import PretrainConfig, TrainingConfig
-from plsc_mae.errors import ConfigError
 
 _simmim = in_group("SimMIM")
 _optimization = in_group("Optimization")
@@ -105,14 +104,14 @@ class SimMIMConfig(LayerScaleOptions, WarmupRateOptions, PretrainConfig):
         """Epochs at which multistep drops the learning rate."""
         return (self.epochs * 7 // 8,) if self.multisteps is None else self.multisteps
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
         if self.multisteps is None:
             return
         if self.lr_scheduler != "multistep":
-            raise ConfigError(f"--multisteps has no effect with --lr_scheduler {self.lr_scheduler}; leave one out")
+            yield f"--multisteps has no effect with --lr_scheduler {self.lr_scheduler}; leave one out"
         if list(self.multisteps) != sorted(set(self.multisteps)):
-            raise ConfigError(f"--multisteps {' '.join(map(str, self.multisteps))} must rise from epoch to epoch")
+            yield f"--multisteps {' '.join(map(str, self.multisteps))} must rise from epoch to epoch"
 
 
 @dataclass(kw_only=True, frozen=True)

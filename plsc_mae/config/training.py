@@ -7,13 +7,12 @@ them, for example in config/cae.py. Names follow facebookresearch/mae, PLSC and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from plsc_mae.config import pixels
-from plsc_mae.config.schema import Retired, in_group, set_defaults
-from plsc_mae.errors import ConfigError
+from plsc_mae.config.schema import Retired, in_group, refuse_mistakes, set_defaults
 
 _LAUNCHER = "`plsc-mae launch` starts the processes and sets the rank of each"
 _WANDB = "--logger wandb records the run in Weights & Biases, in the project WANDB_PROJECT of the account WANDB_ENTITY"
@@ -337,56 +336,56 @@ class TrainingConfig:
         return 0.0
 
     def __post_init__(self) -> None:
-        pixels.check_input_size(self.input_size)
-        pixels.check_channels(self.in_chans, self.bands, self.mean, self.std)
+        refuse_mistakes(self._contradictions())
         if self.bands:
             object.__setattr__(self, "in_chans", len(self.bands))
+
+    def _contradictions(self) -> Iterator[str]:
+        """Yield a sentence for each contradiction between options."""
+        yield from pixels.input_size_contradictions(self.input_size)
+        yield from pixels.channel_contradictions(self.in_chans, self.bands, self.mean, self.std)
         for name in ("crop_ratio", "crop_scale", "cutmix_minmax"):  # the last two: of some methods and phases
             low, high = getattr(self, name, None) or (0, 1)
             if low > high:
-                raise ConfigError(f"--{name} {low:g} {high:g}: the smallest value exceeds the largest; swap them")
+                yield f"--{name} {low:g} {high:g}: the smallest value exceeds the largest; swap them"
         if self.warmup_epochs > self.epochs:
-            raise ConfigError(
-                f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs}); lower --warmup_epochs"
-            )
+            yield f"warmup_epochs ({self.warmup_epochs:g}) exceeds epochs ({self.epochs}); lower --warmup_epochs"
         if self.lr is None and self.blr is None:
-            raise ConfigError("a learning rate is needed: --lr, or --blr for one that scales with the batch")
+            yield "a learning rate is needed: --lr, or --blr for one that scales with the batch"
         if self.lr is not None and self.blr is not None and type(self).blr is None:
             kind = "is per 256 images" if self.lr_per_256 else "is absolute"
-            raise ConfigError(
+            yield (
                 f"--blr has no effect beside --lr ({self.lr:g}): the learning rate of method '{self.method}' {kind}; "
                 "give --lr alone, or --lr none --blr to scale it with the batch"
             )
         if "/" in self.exp_name:
-            raise ConfigError(
+            yield (
                 f"--exp_name {self.exp_name} contains '/': it is a prefix of file names; --output_dir sets the folder"
             )
         if self.quiet and self.json:
-            raise ConfigError("--quiet prints no progress and --json prints it as JSON; leave one of them out")
+            yield "--quiet prints no progress and --json prints it as JSON; leave one of them out"
         if self.overwrite and self.resume:
-            raise ConfigError(
-                "--overwrite starts from the beginning and --resume from a checkpoint; leave one of them out"
-            )
+            yield "--overwrite starts from the beginning and --resume from a checkpoint; leave one of them out"
         if self.start_epoch >= self.epochs:
-            raise ConfigError(f"start_epoch ({self.start_epoch}) leaves nothing of --epochs {self.epochs} to train")
+            yield f"start_epoch ({self.start_epoch}) leaves nothing of --epochs {self.epochs} to train"
         if self.amp_level == "O2" and self.opt != "adamw":
-            raise ConfigError(f"--amp_level O2 keeps float32 copies of the weights in AdamW; --opt {self.opt} has none")
+            yield f"--amp_level O2 keeps float32 copies of the weights in AdamW; --opt {self.opt} has none"
         if self.compile:
-            self._check_compile()
+            yield from self._compile_contradictions()
         if self.sharding_stage == 3 and self.clip_grad is not None:
-            raise ConfigError(
+            yield (
                 "--sharding_stage 3 and --clip_grad cannot be combined: with sharded gradients the global norm is "
                 "unavailable; use --sharding_stage 2"
             )
 
-    def _check_compile(self) -> None:
-        """Raise ConfigError if an option is set that --compile does not support."""
+    def _compile_contradictions(self) -> Iterator[str]:
+        """Yield a sentence if an option is set that --compile does not support."""
         options = {name: getattr(self, name, 1) for name in ("tensor_parallel", "pipeline_parallel")}
         conflicts = [f"--{name} {value}" for name, value in options.items() if value > 1]
         conflicts += [f"--sharding_stage {self.sharding_stage}"] if self.sharding_stage > 1 else []
         conflicts += ["--recompute"] if self.recompute else []
         if conflicts:
-            raise ConfigError(
+            yield (
                 f"--compile cannot be combined with {' and '.join(conflicts)}; omit --compile or what conflicts with it"
             )
 
@@ -408,10 +407,10 @@ class UpdateScheduleOptions(TrainingConfig):
             return {name: (value, "") for name, (value, _) in adapted.items()}
         return adapted
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
         if self.weight_decay_end is not None and self.weight_decay == 0:
-            raise ConfigError("weight_decay_end needs a --weight_decay to start from; it is 0")
+            yield "weight_decay_end needs a --weight_decay to start from; it is 0"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -467,10 +466,10 @@ class PretrainConfig(TrainingConfig):
         """Epochs between pictures, 0 for none; by default a tenth of the run, at least 1."""
         return max(1, self.epochs // 10) if self.vis_freq is None else self.vis_freq
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _contradictions(self) -> Iterator[str]:
+        yield from super()._contradictions()
         if self.eval_data_path and not (self.knn_freq or self.feature_freq):
-            raise ConfigError(
+            yield (
                 "--eval_data_path has no effect without --knn_freq or --feature_freq: pre-training evaluates nothing "
                 "else"
             )

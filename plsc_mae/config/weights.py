@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plsc_mae.config.schema import in_group, option
-from plsc_mae.errors import ConfigError
+from plsc_mae.config.schema import Checked, in_group, option
 
 FOLDER = "weights"
 _heads = in_group("Attention heads")
@@ -22,7 +22,7 @@ class WeightsListConfig:
 
 
 @dataclass(kw_only=True, frozen=True)
-class WeightsFetchConfig:
+class WeightsFetchConfig(Checked):
     """Options of `weights fetch`."""
 
     name: str = option("", "name in `plsc-mae weights list`, or a URL", metavar="NAME")
@@ -31,13 +31,13 @@ class WeightsFetchConfig:
     retries: int = option(5, "consecutive failures before giving up", within="[0, inf)")
     timeout: float = option(30.0, "seconds without data that count as a failure", within="(0, inf)", metavar="SECONDS")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.name:
-            raise ConfigError("name the file: plsc-mae weights fetch NAME; `plsc-mae weights list` shows the names")
+            yield "name the file: plsc-mae weights fetch NAME; `plsc-mae weights list` shows the names"
 
 
 @dataclass(kw_only=True, frozen=True)
-class NetworkOptions:
+class NetworkOptions(Checked):
     """Options that locate the network in a weight file."""
 
     model_key: str = _network(
@@ -53,7 +53,7 @@ class NetworkOptions:
 
 
 @dataclass(kw_only=True, frozen=True)
-class HeadsOptions:
+class HeadsOptions(Checked):
     """Numbers of attention heads, which many weight files do not store."""
 
     num_heads: int | None = _heads(
@@ -74,9 +74,9 @@ class WeightsInspectConfig(HeadsOptions, NetworkOptions):
     )
     json: bool = option(False, "print JSON")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not self.path:
-            raise ConfigError("name the file: plsc-mae weights inspect FILE")
+            yield "name the file: plsc-mae weights inspect FILE"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -94,9 +94,9 @@ class WeightsConvertConfig(HeadsOptions, NetworkOptions):
     in_chans: int | None = option(None, "channels of the images of the new network [the file's]", within="[1, inf)")
     overwrite: bool = option(False, "replace OUT if it exists")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not (self.path and self.out and self.dialect):
-            raise ConfigError("name what to convert: plsc-mae weights convert IN OUT --dialect NAME")
+            yield "name what to convert: plsc-mae weights convert IN OUT --dialect NAME"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -118,9 +118,9 @@ class WeightsDiffConfig(HeadsOptions):
     max_lines: int = option(10, "largest number of tensors to list of each kind", within="[0, inf)")
     json: bool = option(False, "print JSON, with all tensors")
 
-    def __post_init__(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
         if not (self.a and self.b):
-            raise ConfigError("name two files: plsc-mae weights diff A B")
+            yield "name two files: plsc-mae weights diff A B"
         for name in ("model_key", "model_prefix"):
             if len(getattr(self, name)) > 2:
-                raise ConfigError(f"--{name} got {len(getattr(self, name))} values; expected one, or one for each file")
+                yield f"--{name} got {len(getattr(self, name))} values; expected one, or one for each file"

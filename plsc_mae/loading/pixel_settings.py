@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TypeVar
 from plsc_mae import weights
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.data_sets import StatsConfig
-from plsc_mae.config.pixels import PixelOptions, check_channels
+from plsc_mae.config.pixels import PixelOptions, channel_contradictions
+from plsc_mae.config.schema import refuse_mistakes
 from plsc_mae.data.decode import deep_values
 from plsc_mae.data.depth import PixelRange, sampled_range
 from plsc_mae.data.display import Display
@@ -143,7 +144,7 @@ def choose(
         ConfigError: options are malformed, do not fit the images, or contradict each other or the file of --stats.
         DataError: the file of --stats cannot be read or used.
     """
-    check_channels(config.in_chans, config.bands, config.mean, config.std)
+    refuse_mistakes(channel_contradictions(config.in_chans, config.bands, config.mean, config.std))
     measured = read_stats(config.stats) if config.stats else None
     stored = [source for origin in origins if (source := _stored(origin)) is not None]
     sources = [measured, *stored] if measured else stored

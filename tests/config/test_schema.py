@@ -99,7 +99,7 @@ def test_values_become_what_their_annotation_says(raw, hint, expected):
 
 def test_all_wrong_values_are_named():
     values = {"rate": Value(2, "--rate"), "sides": Value("x", "--sides"), "note": Value("fine", "--note")}
-    with pytest.raises(ConfigError, match=r"--rate must lie in \[0, 1\), got 2.0; --sides: expected a whole number"):
+    with pytest.raises(ConfigError, match=r"--rate must lie in \[0, 1\), got 2.0\n--sides: expected a whole number"):
         build(Base, values)
 
 
