@@ -42,21 +42,14 @@ from plsc_mae.parallel import failure_detector
 
 
 class Command(NamedTuple):
-    """A command of `plsc-mae`.
+    """A command of `plsc-mae`."""
 
-    Attributes:
-        summary: one line for the help.
-        configs: config classes by method; a command without methods has one entry, "".
-        run: the function, as "module:name". It receives the config and may return an exit code.
-        positional: names, separated by spaces, of the options whose values may be given without their flags, in order.
-        parallel: True if the command can run in several processes.
-    """
-
-    summary: str
-    configs: Mapping[str, type]
-    run: str
+    summary: str  # one line for the help
+    configs: Mapping[str, type]  # config classes by method; a command without methods has one entry, ""
+    run: str  # the function, as "module:name". It receives the config and may return an exit code.
+    # names, separated by spaces, of the options whose values may be given without their flags, in order
     positional: str = ""
-    parallel: bool = False
+    parallel: bool = False  # True if the command can run in several processes
 
 
 COMMANDS = {

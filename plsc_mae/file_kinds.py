@@ -120,17 +120,11 @@ def read_head(path: str | Path) -> bytes:
 
 
 class ForeignLine(NamedTuple):
-    """A line that is not UTF-8.
+    """A line that is not UTF-8."""
 
-    Attributes:
-        number: number of the line in the file, from 1.
-        byte: its first byte that is not UTF-8.
-        content: the line, at most 1 MiB of it, without blanks around it.
-    """
-
-    number: int
-    byte: int
-    content: bytes
+    number: int  # number of the line in the file, from 1
+    byte: int  # its first byte that is not UTF-8
+    content: bytes  # the line, at most 1 MiB of it, without blanks around it
 
     @property
     def gbk(self) -> str:

@@ -44,10 +44,6 @@ def result_replacement(path: Path, signs: Sequence[str] = (MARK,)) -> Iterator[P
     """Yield a temporary path for the result file `path`, as `atomic_replacement` does, and refuse other files.
 
     If `path` is a symbolic link, its target is replaced.
-
-    Raises:
-        FileExistsError: the file is not the result of an earlier run, see `refuse_foreign`.
-        OSError: see `atomic_replacement`.
     """
     refuse_foreign(path, signs)
     with atomic_replacement(Path(os.path.realpath(path))) as temporary:

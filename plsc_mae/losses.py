@@ -109,11 +109,6 @@ def normalize_patches(patches: Tensor, kind: PixelNorm = "patch", in_chans: int 
 def patch_statistics(patches: Tensor, kind: PixelNorm, in_chans: int = 3) -> tuple[Tensor, Tensor]:
     """Return the mean and scale of `normalize_patches`: `normalized = (patches - mean) / scale`.
 
-    Args:
-        patches: pixels [..., P*P*C], channel fastest.
-        kind: see `normalize_patches`.
-        in_chans: channels C.
-
     Returns:
         (mean, scale), each [..., 1]; for "channel" of the shape of `patches`, for "none" [1].
     """

@@ -59,11 +59,7 @@ def random_masking(noise: Tensor, mask_ratio: float, round_down: Rounding = "vis
 
 
 def mask_from_bool(mask: Tensor) -> Mask:
-    """Return the `Mask` of a bool tensor [B, L]; visible and hidden patches are in raster order.
-
-    Raises:
-        ValueError: see `split_mask`.
-    """
+    """Return the `Mask` of a bool tensor [B, L]; visible and hidden patches are in raster order."""
     ids_keep, ids_masked = split_mask(mask)
     return Mask(mask, ids_keep, ids_masked, paddle.argsort(paddle.concat([ids_keep, ids_masked], axis=1), axis=1))
 
@@ -100,22 +96,17 @@ class BlockMaskGenerator:
     These are the block masks of BEiT (Bao et al. 2021, algorithm 1) as CAE uses them. Blocks are smaller than the
     grid in both directions and may overlap, so the center is hidden far more often than the edges.
 
-    Attributes:
-        grid: (rows, columns) of patches of an image.
-        num_mask_patches: number of patches to hide.
-        min_mask_patches_per_block: smallest area drawn for a block, in patches, unless the block may hide only fewer.
-        max_mask_patches_per_block: largest number of patches that one block newly hides; None for `num_mask_patches`.
-        aspect: range (lowest, highest) of height / width of a block.
-
     Raises:
         ConfigError: no such mask exists, or drawing one might never end.
     """
 
-    grid: tuple[int, int]
-    num_mask_patches: int
+    grid: tuple[int, int]  # (rows, columns) of patches of an image
+    num_mask_patches: int  # number of patches to hide
+    # smallest area drawn for a block, in patches, unless the block may hide only fewer
     min_mask_patches_per_block: int = 16
+    # largest number of patches that one block newly hides; None for `num_mask_patches`
     max_mask_patches_per_block: int | None = None
-    aspect: tuple[float, float] = (0.3, 1 / 0.3)
+    aspect: tuple[float, float] = (0.3, 1 / 0.3)  # range (lowest, highest) of height / width of a block
 
     def __post_init__(self) -> None:
         _require_hidden_and_visible(
@@ -167,16 +158,12 @@ class BlockMaskGenerator:
 class RandomMaskGenerator:
     """A generator of masks with a fixed number of hidden patches, each patch equally likely.
 
-    Attributes:
-        grid: (rows, columns) of patches of an image.
-        ratio: share of hidden patches; `int(ratio * patches)` are hidden.
-
     Raises:
         ConfigError: no patch would be hidden, or all of them.
     """
 
-    grid: tuple[int, int]
-    ratio: float
+    grid: tuple[int, int]  # (rows, columns) of patches of an image
+    ratio: float  # share of hidden patches; `int(ratio * patches)` are hidden
 
     def __post_init__(self) -> None:
         _require_hidden_and_visible(self.grid, self._num_hidden, f"{flag('ratio_mask_patches')} {self.ratio}")

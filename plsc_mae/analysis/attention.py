@@ -75,19 +75,13 @@ def recorded_blocks(encoder: VisionTransformer, indices: Sequence[int]) -> Itera
 
 
 class CategoryAttention(NamedTuple):
-    """Attention weights of an image and the gradients of one category's logit.
+    """Attention weights of an image and the gradients of one category's logit."""
 
-    Attributes:
-        category: index of the category.
-        probability: softmax probability of the category.
-        attentions: softmax weights [H, N, N] of each layer of the encoder, first layer first.
-        gradients: gradients of the logit with respect to each of the attentions.
-    """
-
-    category: int
-    probability: float
+    category: int  # index of the category
+    probability: float  # softmax probability of the category
+    # softmax weights [H, N, N] of each layer of the encoder, first layer first
     attentions: list[npt.NDArray[np.float32]]
-    gradients: list[npt.NDArray[np.float32]]
+    gradients: list[npt.NDArray[np.float32]]  # gradients of the logit with respect to each of the attentions
 
 
 @contextmanager

@@ -23,21 +23,13 @@ Array = npt.NDArray[Any]
 
 
 class Moments(NamedTuple):
-    """Moments of the pixels of each channel, float64 [C], on a scale from 0 to 1.
+    """Moments of the pixels of each channel, float64 [C], on a scale from 0 to 1."""
 
-    Attributes:
-        pixels: number of pixels of a channel.
-        mean: mean.
-        squares: sum of the squared differences from the mean.
-        low: smallest value.
-        high: largest value.
-    """
-
-    pixels: Array
+    pixels: Array  # number of pixels of a channel
     mean: Array
-    squares: Array
-    low: Array
-    high: Array
+    squares: Array  # sum of the squared differences from the mean
+    low: Array  # smallest value
+    high: Array  # largest value
 
     @property
     def std(self) -> Array:

@@ -20,21 +20,13 @@ UNBALANCED = 2  # images of the largest class, divided by those of the smallest,
 
 
 class ClassCounts(NamedTuple):
-    """Counts of every class.
+    """Counts of every class."""
 
-    Attributes:
-        images: number of images [K] of each class.
-        correct: number of them [K] that are classified correctly.
-        predicted: number of images [K] of any class that are classified as this one.
-        mistaken_for: the class [K] that most of the other images of each class are classified as; -1 without any.
-        mistakes: the number of these images [K].
-    """
-
-    images: Counts
-    correct: Counts
-    predicted: Counts
-    mistaken_for: Counts
-    mistakes: Counts
+    images: Counts  # number of images [K] of each class
+    correct: Counts  # number of them [K] that are classified correctly
+    predicted: Counts  # number of images [K] of any class that are classified as this one
+    mistaken_for: Counts  # the class [K] that most of the other images of each class are classified as; -1 without any
+    mistakes: Counts  # the number of these images [K]
 
     @property
     def accuracy(self) -> Doubles:

@@ -22,35 +22,24 @@ Labels = npt.NDArray[np.int64]
 
 
 class ClassScores(NamedTuple):
-    """Scores of every class.
+    """Scores of every class."""
 
-    Attributes:
-        images: number of images [K] of each class.
-        recall: accuracy [K] over the images of the class; NaN for a class without images.
-        precision: share [K] of correct ones among the predictions of the class; NaN for a class that is not predicted.
-        f1: harmonic mean [K] of recall and precision, 2 TP / (2 TP + FP + FN); NaN for a class with neither.
-    """
-
-    images: Counts
-    recall: Doubles
+    images: Counts  # number of images [K] of each class
+    recall: Doubles  # accuracy [K] over the images of the class; NaN for a class without images
+    # share [K] of correct ones among the predictions of the class; NaN for a class that is not predicted
     precision: Doubles
-    f1: Doubles
+    f1: Doubles  # harmonic mean [K] of recall and precision, 2 TP / (2 TP + FP + FN); NaN for a class with neither
 
 
 class Calibration(NamedTuple):
     """Confidence and accuracy of images, which are sorted into bins of equal width by their confidence.
 
     The confidence is the largest class probability of an image.
-
-    Attributes:
-        images: number of images [bins] in each bin; bin i holds confidences in (i / bins, (i + 1) / bins].
-        confidence: mean confidence [bins], from 0 to 100; NaN for an empty bin.
-        accuracy: accuracy [bins], from 0 to 100; NaN for an empty bin.
     """
 
-    images: Counts
-    confidence: Doubles
-    accuracy: Doubles
+    images: Counts  # number of images [bins] in each bin; bin i holds confidences in (i / bins, (i + 1) / bins]
+    confidence: Doubles  # mean confidence [bins], from 0 to 100; NaN for an empty bin
+    accuracy: Doubles  # accuracy [bins], from 0 to 100; NaN for an empty bin
 
     @property
     def error(self) -> float:

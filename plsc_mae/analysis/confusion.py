@@ -15,18 +15,13 @@ Doubles = npt.NDArray[np.float64]
 
 
 class SegmentationScores(NamedTuple):
-    """Scores of a segmentation in percent.
+    """Scores of a segmentation in percent."""
 
-    Attributes:
-        iou: intersection over union [C] of each class, TP / (TP + FP + FN) over the pixels of all images; NaN for a
-            class that neither occurs nor is predicted.
-        mean_iou: mean of `iou` without the NaNs.
-        pixel_accuracy: correct pixels among all labeled ones.
-    """
-
+    # intersection over union [C] of each class, TP / (TP + FP + FN) over the pixels of
+    # all images; NaN for a class that neither occurs nor is predicted
     iou: Doubles
-    mean_iou: float
-    pixel_accuracy: float
+    mean_iou: float  # mean of `iou` without the NaNs
+    pixel_accuracy: float  # correct pixels among all labeled ones
 
 
 def confusion_matrix(truth: npt.NDArray[Any], predicted: npt.NDArray[Any], num_classes: int) -> Counts:

@@ -44,15 +44,11 @@ class Report(NamedTuple):
 
 
 class _Ticks(NamedTuple):
-    """Names at the ticks of an axis.
+    """Names at the ticks of an axis."""
 
-    Attributes:
-        names: the names; empty if there are too many to show.
-        note: text for the end of the axis label, which refers to the table, with a leading space; "" if all names are
-            shown in full.
-    """
-
-    names: Sequence[str]
+    names: Sequence[str]  # the names; empty if there are too many to show
+    # text for the end of the axis label, which refers to the table, with a leading
+    # space; "" if all names are shown in full
     note: str
 
 

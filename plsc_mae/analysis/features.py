@@ -16,7 +16,6 @@ from paddle import Tensor
 from tqdm import tqdm
 
 from plsc_mae import console
-from plsc_mae.data.decode import Backend
 from plsc_mae.data.evaluation import UNREADABLE, EvaluationDataset
 from plsc_mae.data.imagefolder import ImageList
 from plsc_mae.data.loader import KeyedDataset, build_loader
@@ -43,22 +42,16 @@ Encode = Callable[[Tensor], dict[str, Tensor]]  # pixels [B, H, W, C] -> {name: 
 class TokenFeatures:
     """Extractor of token features: {"layer12/cls": [B, D], "layer12/patch": [B, L, D], ...}.
 
-    Attributes:
-        encoder: the network, in evaluation mode.
-        normalize: image normalization with which the encoder was trained.
-        layers: blocks whose output tokens are used, numbered from 1; 0 is the input of the first block.
-        kinds: "cls" for the class token, "mean" for the mean of the patch tokens, "patch" for all patch tokens.
-        norm: True applies the encoder's final norm; False does not, as in MAE-priv's k-NN evaluation.
-
     Raises:
         ConfigError: `kinds` has "cls" and the encoder has no class token.
     """
 
-    encoder: VisionTransformer
-    normalize: Normalize
-    layers: Sequence[int]
+    encoder: VisionTransformer  # the network, in evaluation mode
+    normalize: Normalize  # image normalization with which the encoder was trained
+    layers: Sequence[int]  # blocks whose output tokens are used, numbered from 1; 0 is the input of the first block
+    # "cls" for the class token, "mean" for the mean of the patch tokens, "patch" for all patch tokens
     kinds: Sequence[TokenKind]
-    norm: bool
+    norm: bool  # True applies the encoder's final norm; False does not, as in MAE-priv's k-NN evaluation
 
     def __post_init__(self) -> None:
         if "cls" in self.kinds and self.encoder.cls_token is None:
@@ -95,15 +88,10 @@ def pixel_features(images: Tensor) -> dict[str, Tensor]:
 
 
 class Rows(Protocol):
-    """Destination of the features of a data set, which the main process fills batch by batch.
+    """Destination of the features of a data set, which the main process fills batch by batch."""
 
-    Attributes:
-        images: number of images that are done, including unreadable ones.
-        unreadable: indices of the unreadable images.
-    """
-
-    images: int
-    unreadable: list[int]
+    images: int  # number of images that are done, including unreadable ones
+    unreadable: list[int]  # indices of the unreadable images
 
     def open(self, shapes: Shapes, count: int) -> None:
         """Prepare for at most `count` rows; `shapes` has the shape of a row of each array by name."""
@@ -171,17 +159,11 @@ def convert(features: npt.NDArray[np.float32], dtype: np.dtype[Any]) -> npt.NDAr
 
 
 class Encoded(NamedTuple):
-    """Results of the readable images of a data set.
+    """Results of the readable images of a data set."""
 
-    Attributes:
-        arrays: {name: [n, ...]} of the n readable images in order; empty outside the main process.
-        kept: indices [n] of these images in the data set.
-        unreadable: indices of the images that could not be read.
-    """
-
-    arrays: Arrays
-    kept: npt.NDArray[np.int64]
-    unreadable: list[int]
+    arrays: Arrays  # {name: [n, ...]} of the n readable images in order; empty outside the main process
+    kept: npt.NDArray[np.int64]  # indices [n] of these images in the data set
+    unreadable: list[int]  # indices of the images that could not be read
 
 
 def encode_images(
@@ -190,46 +172,23 @@ def encode_images(
     transform: Transform,
     world: World,
     *,
-    batch_size: int,
-    num_workers: int,
-    backend: Backend = "pil",
     bad_image: Literal["error", "skip"] = "skip",
     pixel_format: PixelFormat = RGB,
-    rows: Rows | None = None,
-    report: bool = True,
-    on_batch: Callable[[], None] | None = None,
+    **encoding: Any,
 ) -> Encoded:
-    """Compute the features of every readable image of a list once, see `encode_dataset`; all processes must call.
+    """Compute the features of every readable image of a list once; all processes must call.
 
     Args:
         encode: returns the features of a batch.
         images: the list.
         transform: deterministic transform that returns "image", pixels [H, W, C].
         world: the processes that share the work.
-        batch_size: images per batch and process.
-        num_workers: data workers per process.
-        backend: image decoder.
         bad_image: "error" raises DataError for an unreadable image; "skip" leaves it out.
         pixel_format: format of the pixels.
-        rows: see `encode_dataset`.
-        report: see `encode_dataset`.
-        on_batch: see `encode_dataset`.
-
-    Raises:
-        DataError: see `encode_dataset`.
+        encoding: further arguments of `encode_dataset`.
     """
-    dataset = EvaluationDataset(images, transform, backend=backend, bad_image=bad_image, pixel_format=pixel_format)
-    return encode_dataset(
-        encode,
-        dataset,
-        world,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        title=images.root,
-        rows=rows,
-        report=report,
-        on_batch=on_batch,
-    )
+    dataset = EvaluationDataset(images, transform, bad_image=bad_image, pixel_format=pixel_format)
+    return encode_dataset(encode, dataset, world, title=images.root, **encoding)
 
 
 @paddle.no_grad()

@@ -71,9 +71,6 @@ def unit_std(features: Features) -> float:
 
     Returns:
         A value from 0 (all features have the same direction) to 1 / sqrt(D) (uniform on the sphere).
-
-    Raises:
-        DataError: see `unit_rows`.
     """
     return float(_unit(features).std(axis=0).mean())
 
@@ -116,9 +113,6 @@ def alignment(first: Features, second: Features) -> float:
 
     Returns:
         A value from 0 (both views of every image have the same direction) to 4.
-
-    Raises:
-        DataError: see `unit_rows`.
     """
     return float(((_unit(first) - _unit(second)) ** 2).sum(axis=1).mean())
 

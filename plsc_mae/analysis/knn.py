@@ -41,10 +41,6 @@ def default_ks(defaults: Sequence[int], bank: int) -> list[int]:
     """Return the default numbers of neighbors that do not exceed the bank; if all do, half of the bank, at least 1.
 
     The log names the defaults that are left out.
-
-    Args:
-        defaults: the default numbers k, in ascending order.
-        bank: number of features N.
     """
     ks = [k for k in defaults if k <= bank] or [max(1, bank // 2)]
     if left := ", ".join(str(k) for k in defaults if k > bank):
@@ -108,9 +104,6 @@ def nearest_neighbors(bank: Features, queries: Features, k: int) -> tuple[Simila
 
     Returns:
         Similarities [Q, k] in descending order and indices in the bank [Q, k]; equal similarities are ordered by index.
-
-    Raises:
-        DataError: see `unit_rows`.
     """
     queries = unit_rows(queries)
     similarities = np.empty((len(queries), k), np.float32)
@@ -132,10 +125,6 @@ class _Neighbors:
 
     Candidates from later blocks of the bank are collected, and merged once their number is that of the results. With a
     bank in random order this takes about log2(N / BANK_BLOCK) merges, instead of one per block of the bank.
-
-    Args:
-        similarities: array [rows, k] for the result.
-        indices: array [rows, k] for the result.
     """
 
     def __init__(self, similarities: Similarities, indices: Indices) -> None:

@@ -34,16 +34,11 @@ class LabeledFeatures(NamedTuple):
 
 
 class EncodedLists(NamedTuple):
-    """Features of several lists of labeled images.
+    """Features of several lists of labeled images."""
 
-    Attributes:
-        parts: one set of features per list in the main process; empty in other processes.
-        unreadable: number of images that could not be read and are left out.
-        kept: indices of the readable images in each list; empty for features that were loaded from a file.
-    """
-
-    parts: list[LabeledFeatures]
-    unreadable: int
+    parts: list[LabeledFeatures]  # one set of features per list in the main process; empty in other processes
+    unreadable: int  # number of images that could not be read and are left out
+    # indices of the readable images in each list; empty for features that were loaded from a file
     kept: Sequence[npt.NDArray[np.int64]] = ()
 
 
@@ -70,7 +65,7 @@ def encode_labeled(
 
     Raises:
         CheckpointError: a feature is NaN or infinite; raised in the main process only.
-        DataError: see `encode_images`.
+        DataError: see `encode_dataset`.
     """
     transform, workers = center_crop(config, size), count_workers(config.num_workers)
     parts, unreadable, kept = [], 0, []

@@ -31,25 +31,15 @@ _BAND_VALUES = 1 << 24  # upsampled scores that are held in memory at a time
 
 @dataclass(frozen=True)
 class PatchClassifiers:
-    """A linear and a k-NN classifier of patches; both standardize the features with the training statistics.
+    """A linear and a k-NN classifier of patches; both standardize the features with the training statistics."""
 
-    Attributes:
-        statistics: mean and scale of the training features.
-        linear: linear classifier of standardized features [D].
-        l2: L2 penalty of `linear`.
-        bank: standardized training features [P, D].
-        labels: class indices [P] of `bank`.
-        num_classes: C.
-        k: number of neighbors.
-    """
-
-    statistics: Standardization
-    linear: LinearClassifier
-    l2: float
-    bank: Features
-    labels: Indices
-    num_classes: int
-    k: int
+    statistics: Standardization  # mean and scale of the training features
+    linear: LinearClassifier  # linear classifier of standardized features [D]
+    l2: float  # L2 penalty of `linear`
+    bank: Features  # standardized training features [P, D]
+    labels: Indices  # class indices [P] of `bank`
+    num_classes: int  # C
+    k: int  # number of neighbors
 
     def scores(self, patches: Features) -> dict[str, Features]:
         """Return {"linear": log probabilities, "knn": shares of the votes}, each [Q, C], for patches [Q, D].

@@ -32,16 +32,11 @@ _GRAY = (120, 120, 120)
 
 
 class Neighbor(NamedTuple):
-    """An image in a picture of neighbors.
+    """An image in a picture of neighbors."""
 
-    Attributes:
-        pixels: uint8 [S, S, 3].
-        caption: at most two lines of text.
-        same_class: whether the image has the query's class; None for the query itself, and if it has no class.
-    """
-
-    pixels: Pixels
-    caption: str
+    pixels: Pixels  # uint8 [S, S, 3]
+    caption: str  # at most two lines of text
+    # whether the image has the query's class; None for the query itself, and if it has no class
     same_class: bool | None = None
 
 

@@ -41,17 +41,11 @@ PEAK_SHAPE = (2048, 2048)
 
 
 class StepTimes(NamedTuple):
-    """Durations within one optimizer step, in seconds.
+    """Durations within one optimizer step, in seconds."""
 
-    Attributes:
-        total: the whole step.
-        waiting: the wait for batches.
-        preparing: `Task.prepare`, which for example computes a tokenizer's targets.
-    """
-
-    total: float
-    waiting: float
-    preparing: float
+    total: float  # the whole step
+    waiting: float  # the wait for batches
+    preparing: float  # `Task.prepare`, which for example computes a tokenizer's targets
 
     @property
     def network(self) -> float:

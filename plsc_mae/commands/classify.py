@@ -347,7 +347,7 @@ def _load_start(
             found = counted(len(report.matched), "tensor")
             logger.info("%s: loaded %s of the encoder, to encode every image", resumed, found)
     elif stored is not None:
-        _log_start(config.finetune, start_from_pretraining(model, config, classes, stored))
+        _log_start(config.finetune, start_from_pretraining(model, config, stored, classes))
     else:
         logger.warning("without --finetune the encoder starts from random weights")
 

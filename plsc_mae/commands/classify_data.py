@@ -49,19 +49,11 @@ LabeledImages = ImageList | CifarImages
 
 
 class Images(NamedTuple):
-    """Labeled images of a run, and the outputs of its classifier.
+    """Labeled images of a run, and the outputs of its classifier."""
 
-    Attributes:
-        train: training images; None if the classifier is only evaluated.
-        val: validation images; None if the classifier is only trained.
-        num_classes: number of outputs.
-        class_order: order of the classes.
-        kind: kind of the labels.
-    """
-
-    train: LabeledImages | None
-    val: LabeledImages | None
-    num_classes: int
+    train: LabeledImages | None  # training images; None if the classifier is only evaluated
+    val: LabeledImages | None  # validation images; None if the classifier is only trained
+    num_classes: int  # number of outputs
     class_order: ClassOrder
     kind: LabelKind
 
@@ -220,11 +212,6 @@ def check_datasets(datasets: Datasets, config: ClassifyConfig, world: World) -> 
     """With --check_data, check the image files and let the data sets skip bad ones; all processes must call.
 
     Only the first pipeline stage has data sets of files; the others wait for it. CIFAR's images are not checked.
-
-    Raises:
-        DataError: see `check_data`.
-        ConfigError: see `check_data`.
-        CheckpointError: see `check_data`.
     """
     files = {
         name: dataset
@@ -307,9 +294,6 @@ def training_batches(config: ClassifyConfig, images: Images, dataset: KeyedDatas
         images: images of the run.
         dataset: its training samples: images, or the cached features of those that can be read.
         world: processes of the run.
-
-    Raises:
-        DataError: see `training_loader`.
     """
     labels = None
     if config.balance_classes and images.train is not None:

@@ -47,13 +47,6 @@ def evaluate(
 ) -> Mapping[str, float]:
     """Evaluate a network, print the metrics and, with --save_path, write them; all processes must call.
 
-    Args:
-        task: the task of the network.
-        parts: images to evaluate it on.
-        evaluation_of: returns the evaluation of a part.
-        config: options of the run.
-        world: processes of the run.
-
     Returns:
         The metrics by name, with the prefix "test_".
 
@@ -93,11 +86,7 @@ def evaluate(
 
 
 def _evaluate_part(task: ClassifyTask, part: EvaluationPart, evaluation: Evaluation) -> _Result:
-    """Evaluate the network on a part, with the classes of the part as its only choices; all processes must call.
-
-    Raises:
-        CheckpointError: the loss is not finite.
-    """
+    """Evaluate the network on a part, with the classes of the part as its only choices; all processes must call."""
     task.select_outputs(part.outputs)
     metrics = {name.removeprefix("test_"): value for name, value in evaluation().metrics.items()}
     gathered = evaluation.gathered

@@ -19,11 +19,6 @@ def export(config: ExportConfig) -> Export:
 
     Returns:
         The content, the names of the files, the verdict and remarks.
-
-    Raises:
-        CheckpointError: see `export_network`.
-        ConfigError: see `export_network`.
-        DataError: see `export_network`.
     """
     World("cpu")
     done = export_network(config)

@@ -29,27 +29,17 @@ from plsc_mae.wording import counted
 
 
 class Features(NamedTuple):
-    """Features of the readable images of a list.
+    """Features of the readable images of a list."""
 
-    Attributes:
-        arrays: {"layer12/cls": [n, D], "layer12/patch": [n, L, D], ...} of type --dtype; empty outside the main
-            process.
-        images: the list.
-        kept: indices [n] of the readable images in the list.
-        unreadable: number of images that could not be read.
-        origin: sentence about the weights.
-        pixel_format: format of the pixels.
-        display: the channels that pictures show.
-        store: folder of the features until they are saved; None for features in memory and outside the main process.
-    """
-
+    # {"layer12/cls": [n, D], "layer12/patch": [n, L, D], ...} of type --dtype; empty outside the main process
     arrays: Arrays
     images: ImageList
-    kept: npt.NDArray[np.int64]
-    unreadable: int
-    origin: str
+    kept: npt.NDArray[np.int64]  # indices [n] of the readable images in the list
+    unreadable: int  # number of images that could not be read
+    origin: str  # sentence about the weights
     pixel_format: PixelFormat
-    display: Display
+    display: Display  # the channels that pictures show
+    # folder of the features until they are saved; None for features in memory and outside the main process
     store: FeatureStore | None
 
     @property

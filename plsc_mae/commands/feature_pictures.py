@@ -28,21 +28,13 @@ MAX_DIGITS = 6  # decimals of a cosine in float32
 
 
 class ImageFeatures(NamedTuple):
-    """Features of images, together with the images to draw.
+    """Features of images, together with the images to draw."""
 
-    Attributes:
-        features: [n, D].
-        images: list that contains the images.
-        numbers: indices [n] of the images in the list.
-        pixel_format: format of the pixels.
-        display: the channels to show.
-    """
-
-    features: npt.NDArray[Any]
-    images: ImageList
-    numbers: npt.NDArray[np.int64]
+    features: npt.NDArray[Any]  # [n, D]
+    images: ImageList  # list that contains the images
+    numbers: npt.NDArray[np.int64]  # indices [n] of the images in the list
     pixel_format: PixelFormat = RGB
-    display: Display = RGB_DISPLAY
+    display: Display = RGB_DISPLAY  # the channels to show
 
     def pixels(self, row: int, side: int) -> Pixels:
         """Return the center of the image of a row as uint8 [side, side, 3]; for the errors see `open_image`."""

@@ -37,51 +37,31 @@ from plsc_mae.weights.reader import TORCH_STREAM_MAGIC
 
 @dataclass
 class Inspection:
-    """Known facts about a weight file.
+    """Known facts about a weight file."""
 
-    Attributes:
-        path: the file.
-        format: name of its file format.
-        bytes: its size in bytes.
-        dialect: naming of its tensors; empty if unknown.
-        kind: "tokenizer", "classifier", "encoder", "unknown", or the `network` of a method.
-        holds: the kind of network in words.
-        place: assumptions about the network's place in the file; empty if it is in the usual place.
-        sizes: sizes of the network's parts, {part: {name: value}}.
-        target: the prediction target of its training.
-        tensors: number of tensors of the network.
-        values: number of elements of these tensors.
-        dtypes: number of tensors of the network by type.
-        not_finite: {tensor: number of NaN and infinite values}.
-        beside: number of tensors outside the network by top-level key, such as "optimizer".
-        phase: training phase, such as "pretrain", that wrote the file; empty if not stored.
-        epoch: epoch of a training checkpoint; None if not stored.
-        options: training options stored in the file.
-        unknown: sentences about properties that could not be found out.
-        uses: {use: command line} for the uses of the file, of which `accepted_uses` has tried some.
-        misfits: {use: the reason why the file is not accepted}.
-    """
-
-    path: str
-    format: str
-    bytes: int
-    dialect: str
-    kind: str
-    holds: str = "no known network"
-    place: str = ""
+    path: str  # the file
+    format: str  # name of its file format
+    bytes: int  # its size in bytes
+    dialect: str  # naming of its tensors; empty if unknown
+    kind: str  # "tokenizer", "classifier", "encoder", "unknown", or the `network` of a method
+    holds: str = "no known network"  # the kind of network in words
+    place: str = ""  # assumptions about the network's place in the file; empty if it is in the usual place
+    # sizes of the network's parts, {part: {name: value}}
     sizes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    target: str = ""
-    tensors: int = 0
-    values: int = 0
-    dtypes: dict[str, int] = field(default_factory=dict)
-    not_finite: dict[str, int] = field(default_factory=dict)
+    target: str = ""  # the prediction target of its training
+    tensors: int = 0  # number of tensors of the network
+    values: int = 0  # number of elements of these tensors
+    dtypes: dict[str, int] = field(default_factory=dict)  # number of tensors of the network by type
+    not_finite: dict[str, int] = field(default_factory=dict)  # {tensor: number of NaN and infinite values}
+    # number of tensors outside the network by top-level key, such as "optimizer"
     beside: dict[str, int] = field(default_factory=dict)
-    phase: str = ""
-    epoch: Any = None
-    options: dict[str, Any] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
+    phase: str = ""  # training phase, such as "pretrain", that wrote the file; empty if not stored
+    epoch: Any = None  # epoch of a training checkpoint; None if not stored
+    options: dict[str, Any] = field(default_factory=dict)  # training options stored in the file
+    unknown: list[str] = field(default_factory=list)  # sentences about properties that could not be found out
+    # {use: command line} for the uses of the file, of which `accepted_uses` has tried some
     uses: dict[str, str] = field(default_factory=dict)
-    misfits: dict[str, str] = field(default_factory=dict)
+    misfits: dict[str, str] = field(default_factory=dict)  # {use: the reason why the file is not accepted}
 
 
 @dataclass(frozen=True)

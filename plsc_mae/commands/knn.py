@@ -34,23 +34,14 @@ TABLE_ENTRY = ">> "  # starts the entry of a network in the table
 
 
 class Found(NamedTuple):
-    """Features of the bank and of the queries.
+    """Features of the bank and of the queries."""
 
-    Attributes:
-        name: description of the features.
-        encoded: the features.
-        lists: images of the bank and of the queries; empty for features that were loaded.
-        pixel_format: format of the pixels.
-        display: the channels that pictures show.
-        stores: folders of the features until they are saved.
-    """
-
-    name: str
-    encoded: EncodedLists
-    lists: Sequence[ImageList] = ()
+    name: str  # description of the features
+    encoded: EncodedLists  # the features
+    lists: Sequence[ImageList] = ()  # images of the bank and of the queries; empty for features that were loaded
     pixel_format: PixelFormat = RGB
-    display: Display = RGB_DISPLAY
-    stores: Sequence[FeatureStore] = ()
+    display: Display = RGB_DISPLAY  # the channels that pictures show
+    stores: Sequence[FeatureStore] = ()  # folders of the features until they are saved
 
 
 def run(config: KNNConfig) -> int:

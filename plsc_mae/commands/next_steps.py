@@ -64,10 +64,7 @@ def after_pretraining(config: PretrainConfig, network: nn.Layer, checkpoint: Pat
 def _classifier_flags(config: PretrainConfig, labels: npt.NDArray[Any] | None, width: int) -> str:
     """Return the flags that fine-tuning needs on the images of the pre-training, with leading spaces.
 
-    Args:
-        config: options of the pre-training.
-        labels: class numbers of its images; None if they have fewer than two classes and cannot train the classifier.
-        width: width of the encoder.
+    `labels` is None if the images have fewer than two classes and cannot train the classifier.
     """
     flags, default = _tile(config) + _crops(config), FINETUNE[config.method]
     labeled = 0 if labels is None else len(labels)

@@ -176,11 +176,6 @@ def _require_encoder(task: Task, config: PretrainConfig) -> None:
 def find_watched_images(config: PretrainConfig, train: ImageList, val: ImageList | None = None) -> ImageList:
     """Return up to HEALTH_IMAGES images for --feature_freq: those of `val` or --eval_data_path, else training images.
 
-    Args:
-        config: options of the run.
-        train: the training images.
-        val: the validation images, if the caller has them already.
-
     Raises:
         DataError: the images of --eval_data_path cannot be listed, or there is only one image.
         ConfigError: a package that reads the images is not installed.
@@ -197,11 +192,6 @@ def find_knn_images(
     config: PretrainConfig, train: ImageList, val: ImageList | None = None
 ) -> tuple[ImageList, ImageList]:
     """Return the (training, validation) images that --knn_freq compares, up to --knn_max_images each.
-
-    Args:
-        config: options of the run.
-        train: the training images.
-        val: the validation images, if the caller has them already; None lists them.
 
     Raises:
         ConfigError: --knn_max_images is smaller than the number of classes, --knn_k exceeds the number of training

@@ -59,19 +59,11 @@ logger = logging.getLogger(__name__)
 
 
 class Probe(NamedTuple):
-    """The encoder of a probe, and how its images are read.
+    """The encoder of a probe, and how its images are read."""
 
-    Attributes:
-        encode: extractor of the patch features.
-        transform: resizes an image to the input size of the encoder.
-        grid: (h, w) of the patches.
-        config: the options.
-        pixel_format: format of the pixels.
-    """
-
-    encode: TokenFeatures
-    transform: ResizeWhole
-    grid: tuple[int, int]
+    encode: TokenFeatures  # extractor of the patch features
+    transform: ResizeWhole  # resizes an image to the input size of the encoder
+    grid: tuple[int, int]  # (h, w) of the patches
     config: SegprobeConfig
     pixel_format: PixelFormat
 

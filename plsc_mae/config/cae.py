@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from plsc_mae.config.classify import (
+    LARS_PROBE,
     RAND_AUGMENT,
     FinetuneConfig,
     LinprobeConfig,
@@ -254,18 +255,7 @@ class CAELinprobeConfig(CAEClassifierOptions, LinprobeConfig):
     method: ClassVar[str] = "cae"
     models: ClassVar[tuple[str, ...]] = CAEFinetuneConfig.models
     negations: ClassVar[dict[str, str]] = _NEGATIONS
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "model": "cae_base_patch16_224",
-        "batch_size": 512,
-        "epochs": 90,
-        "warmup_epochs": 10.0,
-        "opt": "lars",
-        "opt_betas": (0.9, 0.999),
-        "blr": 0.1,
-        "weight_decay": 0.0,
-        "drop_path": 0.0,
-        "save_ckpt_freq": 50,
-    }
+    defaults: ClassVar[Mapping[str, Any]] = {**LARS_PROBE, "model": "cae_base_patch16_224", "save_ckpt_freq": 50}
 
 
 CONFIGS = (CAEConfig, CAEFinetuneConfig, CAELinprobeConfig)

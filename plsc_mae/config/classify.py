@@ -14,6 +14,17 @@ from plsc_mae.config.schema import Retired, in_group
 from plsc_mae.config.training import TrainingConfig
 
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
+# The defaults of linear probing by LARS (facebookresearch/mae), which other methods share.
+LARS_PROBE = {
+    "batch_size": 512,
+    "epochs": 90,
+    "warmup_epochs": 10.0,
+    "opt": "lars",
+    "opt_betas": (0.9, 0.999),
+    "blr": 0.1,
+    "weight_decay": 0.0,
+    "drop_path": 0.0,
+}
 
 _classifier = in_group("Classifier")
 _labels = in_group("Labels")

@@ -12,17 +12,11 @@ from plsc_mae.config.schema import options, without_none
 
 
 class Completed(typing.NamedTuple):
-    """A command to complete.
+    """A command to complete."""
 
-    Attributes:
-        configs: its config classes by method.
-        positional: names, separated by spaces, of the options whose values may be given without their flags.
-        parallel: True if `launch` may start it.
-    """
-
-    configs: Mapping[str, type]
-    positional: str
-    parallel: bool
+    configs: Mapping[str, type]  # its config classes by method
+    positional: str  # names, separated by spaces, of the options whose values may be given without their flags
+    parallel: bool  # True if `launch` may start it
 
 
 def completion_parser(commands: Mapping[str, Completed], words: Collection[str]) -> argparse.ArgumentParser:

@@ -21,29 +21,18 @@ _NAMES_WIDTH = 30
 
 
 class Entry(NamedTuple):
-    """One option in the help.
+    """One option in the help."""
 
-    Attributes:
-        names: flags and placeholder, for example "--amp, --no_amp".
-        text: explanation, default and, if only some methods have the option, their names.
-    """
-
-    names: str
-    text: str
+    names: str  # flags and placeholder, for example "--amp, --no_amp"
+    text: str  # explanation, default and, if only some methods have the option, their names
 
 
 class Usage(NamedTuple):
-    """A command as the help presents it.
+    """A command as the help presents it."""
 
-    Attributes:
-        prog: the command line up to the options, for example "plsc-mae pretrain".
-        summary: one line about the command.
-        positional: names, separated by spaces, of the options whose values may be given without their flags.
-    """
-
-    prog: str
-    summary: str = ""
-    positional: str = ""
+    prog: str  # the command line up to the options, for example "plsc-mae pretrain"
+    summary: str = ""  # one line about the command
+    positional: str = ""  # names, separated by spaces, of the options whose values may be given without their flags
 
 
 def render(

@@ -26,17 +26,11 @@ class LaunchConfig:
 
 
 class Launch(NamedTuple):
-    """A launch of a command.
+    """A launch of a command."""
 
-    Attributes:
-        options: options of the launch itself.
-        command: the command to start and its options, one word each.
-        device: the option `device` of that command, or "auto" if it has none.
-    """
-
-    options: LaunchConfig
-    command: Sequence[str]
-    device: str = "auto"
+    options: LaunchConfig  # options of the launch itself
+    command: Sequence[str]  # the command to start and its options, one word each
+    device: str = "auto"  # the option `device` of that command, or "auto" if it has none
 
 
 def split_launch(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from plsc_mae.config.classify import FinetuneConfig, LinprobeConfig
+from plsc_mae.config.classify import LARS_PROBE, FinetuneConfig, LinprobeConfig
 from plsc_mae.config.schema import in_group
 from plsc_mae.config.training import NormOptions, PretrainConfig
 
@@ -70,18 +70,7 @@ class MAELinprobeConfig(NormOptions, LinprobeConfig):
 
     method: ClassVar[str] = "mae"
     models: ClassVar[tuple[str, ...]] = MAEFinetuneConfig.models
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "model": "vit_large_patch16",
-        "batch_size": 512,
-        "epochs": 90,
-        "warmup_epochs": 10.0,
-        "opt": "lars",
-        "opt_betas": (0.9, 0.999),
-        "blr": 0.1,
-        "weight_decay": 0.0,
-        "global_pool": False,
-        "drop_path": 0.0,
-    }
+    defaults: ClassVar[Mapping[str, Any]] = {**LARS_PROBE, "model": "vit_large_patch16", "global_pool": False}
 
 
 CONFIGS = (MAEConfig, MAEFinetuneConfig, MAELinprobeConfig)

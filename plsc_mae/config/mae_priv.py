@@ -59,19 +59,9 @@ class MAEPrivFinetuneConfig(RegularizationOptions, UpdateScheduleOptions, Finetu
     negations: ClassVar[dict[str, str]] = _NEGATIONS
     retired: ClassVar[dict[str, Retired]] = MAEPytorchFinetuneConfig.retired
     defaults: ClassVar[Mapping[str, Any]] = {
-        "model": "vit_base_patch16_224",
-        "epochs": 30,
-        "warmup_epochs": 5.0,
-        "lr": 1e-3,
-        "blr": None,
-        "min_lr": 1e-6,
-        "opt_betas": (0.9, 0.999),
-        "color_jitter": 0.4,
+        **MAEPytorchFinetuneConfig.defaults,
         "reprob": 0.0,
-        "mixup": 0.8,
-        "cutmix": 1.0,
         "global_pool": False,
-        "auto_resume": True,
     }
 
 

@@ -33,39 +33,23 @@ _RESULT = re.compile(
 
 
 class Result(NamedTuple):
-    """A published number.
+    """A published number."""
 
-    Attributes:
-        value: the number with its unit, for example "83.6 %".
-        measure: the quantity, for example "top-1", or "linear top-1" in a recipe of pre-training.
-        condition: further circumstances, for example the length of pre-training; may be empty.
-        source: the document that states the number; by default the first of the field Source.
-    """
-
-    value: str
-    measure: str
-    condition: str
-    source: str
+    value: str  # the number with its unit, for example "83.6 %"
+    measure: str  # the quantity, for example "top-1", or "linear top-1" in a recipe of pre-training
+    condition: str  # further circumstances, for example the length of pre-training; may be empty
+    source: str  # the document that states the number; by default the first of the field Source
 
 
 class Recipe(NamedTuple):
-    """The header of a recipe.
+    """The header of a recipe."""
 
-    Attributes:
-        name: the path below `configs/` without `.yaml`.
-        phase: the kind of training, which is also the command.
-        method: the method.
-        title: short description of the run.
-        fields: text of every field but Published, by the field's name.
-        published: the published numbers.
-    """
-
-    name: str
-    phase: str
+    name: str  # the path below `configs/` without `.yaml`
+    phase: str  # the kind of training, which is also the command
     method: str
-    title: str
-    fields: dict[str, str]
-    published: tuple[Result, ...]
+    title: str  # short description of the run
+    fields: dict[str, str]  # text of every field but Published, by the field's name
+    published: tuple[Result, ...]  # the published numbers
 
 
 def recipe_folder() -> Path:

@@ -19,7 +19,6 @@ from plsc_mae.config.help import Entry, Usage, render
 from plsc_mae.config.recipes import find_config
 from plsc_mae.config.schema import Value, build, coerce, convert, options, suggest, vocabulary, without_none
 from plsc_mae.config.synonyms import hint_at_option
-from plsc_mae.config.training import GIVEN
 from plsc_mae.errors import ConfigError
 from plsc_mae.file_kinds import require_text
 
@@ -174,9 +173,8 @@ def _build(cls: type, values: Mapping[str, Value]) -> Any:
     for _, reason in adapted.values():
         if reason:
             logger.info(reason)
-    config = build(cls, {**values, **{name: Value(value, name) for name, (value, _) in adapted.items()}})
-    object.__setattr__(config, GIVEN, frozenset(given))  # the class is frozen, and this is no option
-    return config
+    fitting = {name: Value(value, name) for name, (value, _) in adapted.items()}
+    return cls(**given | convert(cls, fitting), given=frozenset(given))
 
 
 def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, Value]:
@@ -184,9 +182,6 @@ def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, 
 
     The options are returned unchanged if the default of `blr` is None. A file may have both options, as the config.yaml
     of a run with `lr` does; then `lr` applies.
-
-    Raises:
-        ConfigError: a source other than a file has both options.
     """
     if getattr(cls, "blr", None) is None:
         return live

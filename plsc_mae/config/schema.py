@@ -33,17 +33,11 @@ class Value(NamedTuple):
 
 
 class Retired(NamedTuple):
-    """A flag of another code base that is accepted and has no effect.
+    """A flag of another code base that is accepted and has no effect."""
 
-    Attributes:
-        reason: the explanation in the warning.
-        takes_value: True if the flag is followed by a value.
-        granted: True if the flag asks for the default behavior; no warning is logged then.
-    """
-
-    reason: str
-    takes_value: bool = True
-    granted: bool = False
+    reason: str  # the explanation in the warning
+    takes_value: bool = True  # True if the flag is followed by a value
+    granted: bool = False  # True if the flag asks for the default behavior; no warning is logged then
 
 
 def option(default: Any, help: str, *, within: str = "", metavar: str = "", group: str = "") -> Any:

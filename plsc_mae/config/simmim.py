@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from plsc_mae.config.classify import FinetuneConfig, LinprobeConfig
+from plsc_mae.config.classify import LARS_PROBE, FinetuneConfig, LinprobeConfig
 from plsc_mae.config.schema import Retired, in_group
 from plsc_mae.config.training import PretrainConfig, TrainingConfig
 
@@ -143,17 +143,7 @@ class SimMIMLinprobeConfig(LayerScaleOptions, LinprobeConfig):
 
     method: ClassVar[str] = "simmim"
     models: ClassVar[tuple[str, ...]] = SimMIMFinetuneConfig.models
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "model": "simmim_base_patch16_224",
-        "batch_size": 512,
-        "epochs": 90,
-        "warmup_epochs": 10.0,
-        "opt": "lars",
-        "opt_betas": (0.9, 0.999),
-        "blr": 0.1,
-        "weight_decay": 0.0,
-        "drop_path": 0.0,
-    }
+    defaults: ClassVar[Mapping[str, Any]] = {**LARS_PROBE, "model": "simmim_base_patch16_224"}
 
 
 CONFIGS = (SimMIMConfig, SimMIMFinetuneConfig, SimMIMLinprobeConfig)

@@ -271,13 +271,7 @@ _COMMANDS = {
 
 
 def hint_at_option(name: str, known: Collection[str], dashes: str = "") -> str:
-    """Return the end of an error message about an option of another program, or "" if there is no hint.
-
-    Args:
-        name: the unknown option, without dashes.
-        known: names of the options of the command.
-        dashes: text before the names of options in the hint.
-    """
+    """Return the end of an error message about an option of another program, or "" if there is no hint."""
     fitting = [f"'{dashes}{ours}'" for ours in _OPTIONS.get(name.lower(), ()) if ours in known]
     if fitting:
         return f"; did you mean {' or '.join(fitting)}?"
@@ -286,12 +280,7 @@ def hint_at_option(name: str, known: Collection[str], dashes: str = "") -> str:
 
 
 def hint_at_choice(value: str, choices: Collection[object]) -> str:
-    """Return the end of an error message about the value of another program, or "" if there is no hint.
-
-    Args:
-        value: the unknown value.
-        choices: the values that the option accepts.
-    """
+    """Return the end of an error message about the value of another program, or "" if there is no hint."""
     ours = _CHOICES.get(value.lower().replace("-", "_"))
     return f"; did you mean '{ours}'?" if ours in choices else ""
 

@@ -8,7 +8,7 @@ them, for example in config/cae.py. Names follow facebookresearch/mae, PLSC and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from plsc_mae.config import pixels
@@ -27,7 +27,6 @@ WANDB = {
     "wandb_entity": Retired(_WANDB),
 }
 
-GIVEN = "_given"  # attribute of a config that `resolve` has built: the names of the options that its sources set
 SHORT_RUN_WARMUP = 0.1  # warm-up of a run shorter than the default warm-up, as a share of the run
 
 _run = in_group("Run")
@@ -55,6 +54,7 @@ class TrainingConfig:
         aliases: other names of options.
         negations: switches of other code bases that set the named option to the opposite value.
         retired: flags of other code bases that are accepted without effect.
+        given: names of the options that the sources of `resolve` have set; None for a config that was built in Python.
     """
 
     method: ClassVar[str] = ""
@@ -94,6 +94,8 @@ class TrainingConfig:
         "enable_multi_print": Retired("the launcher writes a log for every process", takes_value=False),
         "debug": Retired("no implementation reads it", takes_value=False),
     }
+
+    given: frozenset[str] | None = field(default=None, compare=False, repr=False)
 
     model: str = _run("", "registered model name; selects the method too", metavar="NAME")
     output_dir: str = _run("./output_dir", "folder of checkpoints, config.yaml, log.txt and train.jsonl")
@@ -288,13 +290,12 @@ class TrainingConfig:
     def sets(self, name: str) -> bool:
         """Return whether the user has set an option, to anything but None.
 
-        In a config that was built or changed in Python, the options that differ from their default count as set.
+        In a config that was built in Python, the options that differ from their default count as set.
         """
         value = getattr(self, name)
         if value is None:
             return False
-        given: frozenset[str] | None = self.__dict__.get(GIVEN)
-        return value != getattr(type(self), name) if given is None else name in given
+        return value != getattr(type(self), name) if self.given is None else name in self.given
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -16,11 +16,6 @@ from plsc_mae.wording import counted, guides
 def describe_misfit(images: ImageList, reports: Mapping[int, FileReport], pixel_format: PixelFormat) -> str:
     """Return a clause with the options for a list most of whose files have the same bands, which do not fit.
 
-    Args:
-        images: the files.
-        reports: the bad ones by their index.
-        pixel_format: format in which the run reads the list.
-
     Returns:
         The clause; "" if no number of bands is the reason for most files.
     """
@@ -40,14 +35,7 @@ def describe_misfit(images: ImageList, reports: Mapping[int, FileReport], pixel_
 
 
 def reason_among(images: ImageList, index: int, report: FileReport, pixel_format: PixelFormat) -> str:
-    """Return the reason why a file is bad, without the options for its bands: most other files fit the run's.
-
-    Args:
-        images: a list for which `describe_misfit` returns "".
-        index: the file.
-        report: its report.
-        pixel_format: as for `describe_misfit`.
-    """
+    """Return the reason why a file is bad, without the options for its bands: most other files fit the run's."""
     channels = pixel_format.channels
     fitting = (1, RGB_CHANNELS, RGB_CHANNELS + 1) if pixel_format.is_rgb else (channels,)
     if not report.bands or report.bands in fitting or len(images) == 1:

@@ -52,25 +52,15 @@ class Note(enum.IntFlag):
 
 
 class FileReport(NamedTuple):
-    """Properties of a file.
-
-    Attributes:
-        notes: the properties.
-        reason: why it cannot be read; "" if it can be read.
-        bands: number of its bands if they are the reason, else 0.
-    """
+    """Properties of a file."""
 
     notes: Note
-    reason: str
-    bands: int = 0
+    reason: str  # why it cannot be read; "" if it can be read
+    bands: int = 0  # number of its bands if they are the reason, else 0
 
 
 def examine_file(path: str, pixel_format: PixelFormat = RGB) -> FileReport:
     """Check whether a file can be read, and find its properties; most intact files are not decoded.
-
-    Args:
-        path: the file.
-        pixel_format: format in which the images will be read.
 
     Returns:
         The properties, and "" or the reason. A file that cannot be read has `Note.BAD` and a reason; no error is raised
@@ -149,10 +139,6 @@ class HeaderDataset:
 
     A sample has three int64 scalars: `NOTES` (see `Note`), `INDEX`, and "skipped", which is always 0.
 
-    Args:
-        images: the files.
-        pixel_format: see `examine_file`.
-
     Attributes:
         current_read: see `ReadsFiles`.
     """
@@ -208,7 +194,7 @@ def check_files(
         rank: rank of this process among those that share the files.
         world_size: number of these processes.
         worker_timeout: limit in seconds for one file, see `build_loader`.
-        pixel_format: see `examine_file`.
+        pixel_format: format in which the images will be read.
         remedy: end of the log line about a long check, such as the option that avoids it.
 
     Returns:

@@ -25,19 +25,12 @@ _LAYOUTS = (CIFAR10, CIFAR100)
 
 @dataclass(frozen=True)
 class CifarImages:
-    """Labeled images in memory.
+    """Labeled images in memory."""
 
-    Attributes:
-        pixels: uint8 [n, 32, 32, 3].
-        labels: class numbers [n].
-        classes: names in the order of their numbers.
-        source: folder and split, used in messages.
-    """
-
-    pixels: Pixels
-    labels: npt.NDArray[np.int64]
-    classes: tuple[str, ...]
-    source: str
+    pixels: Pixels  # uint8 [n, 32, 32, 3]
+    labels: npt.NDArray[np.int64]  # class numbers [n]
+    classes: tuple[str, ...]  # names in the order of their numbers
+    source: str  # folder and split, used in messages
 
     @property
     def numbered(self) -> bool:

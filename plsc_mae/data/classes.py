@@ -60,29 +60,18 @@ class LabeledImages(Protocol):
 
 
 class Reference(NamedTuple):
-    """Classes that other classes are matched with.
+    """Classes that other classes are matched with."""
 
-    Attributes:
-        names: class names in the order of their numbers.
-        source: file or folder they belong to, for messages.
-        remedy: advice to the user whose classes do not match, for messages.
-    """
-
-    names: Sequence[str]
-    source: str
-    remedy: str
+    names: Sequence[str]  # class names in the order of their numbers
+    source: str  # file or folder they belong to, for messages
+    remedy: str  # advice to the user whose classes do not match, for messages
 
 
 class ClassMatch(NamedTuple):
-    """Labels of a data set in the numbering of a reference.
+    """Labels of a data set in the numbering of a reference."""
 
-    Attributes:
-        labels: the reference's class number [n] of every image.
-        note: sentence for the log; "" if the images have all classes of the reference under their names, in order.
-    """
-
-    labels: npt.NDArray[np.int64]
-    note: str
+    labels: npt.NDArray[np.int64]  # the reference's class number [n] of every image
+    note: str  # sentence for the log; "" if the images have all classes of the reference under their names, in order
 
 
 class _Found(NamedTuple):

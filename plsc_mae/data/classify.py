@@ -39,27 +39,19 @@ class FinetuneAugment:
 
     A call returns {"image": pixels [h, w, C]} and, with erasing, the arrays of `RandomErasing`. For inputs of up to 32
     pixels, images are padded by 4 black pixels and cropped instead of resized (BUPT-PRIV/MAE-priv).
-
-    Attributes:
-        size: output size (h, w).
-        scale: range of the crop's area as a fraction of the image area.
-        ratio: range of the crop's width / height.
-        hflip: probability of a horizontal flip.
-        interpolation: filter of the crop; "random" chooses bilinear or bicubic for each image.
-        rand_augment: None disables RandAugment.
-        color_jitter: strength of the brightness, contrast and saturation jitter; ignored if RandAugment is enabled.
-        erasing: None disables random erasing.
-        is_rgb: whether the images are 8-bit RGB. For others RandAugment must be geometric; color jitter is left out.
     """
 
-    size: tuple[int, int]
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip: float = 0.5
+    size: tuple[int, int]  # output size (h, w)
+    scale: tuple[float, float] = (0.08, 1.0)  # range of the crop's area as a fraction of the image area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height
+    hflip: float = 0.5  # probability of a horizontal flip
+    # filter of the crop; "random" chooses bilinear or bicubic for each image
     interpolation: InterpolationChoice = "bicubic"
-    rand_augment: RandAugment | None = None
+    rand_augment: RandAugment | None = None  # None disables RandAugment
+    # strength of the brightness, contrast and saturation jitter; ignored if RandAugment is enabled
     color_jitter: float = 0.0
-    erasing: RandomErasing | None = None
+    erasing: RandomErasing | None = None  # None disables random erasing
+    # whether the images are 8-bit RGB. For others RandAugment must be geometric; color jitter is left out.
     is_rgb: bool = True
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:

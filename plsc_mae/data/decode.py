@@ -189,11 +189,6 @@ class OpenCVImage(SourceImage):
 class RasterImage(SourceImage):
     """Image of any number of bands and any type of values; a crop reads only its region where the format allows it.
 
-    Args:
-        path: the file, for messages.
-        raster: its values.
-        pixel_format: format of the pixels.
-
     Raises:
         ValueError: the bands do not fit the channels.
         Exception: of other types: a file that must be decoded to count its bands is damaged.

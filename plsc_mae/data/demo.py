@@ -34,16 +34,11 @@ UNFINISHED = "demo.json.partial"  # written first, so that an interrupted call c
 
 
 class Drawing(NamedTuple):
-    """Kind of pictures: its classes, and functions of (class, image side, random generator).
+    """Kind of pictures: its classes, and functions of (class, image side, random generator)."""
 
-    Attributes:
-        classes: names of the classes.
-        draw: returns the picture.
-        cover: returns how much of each pixel the foreground covers, [S, S] in 0..1.
-    """
-
-    classes: tuple[str, ...]
-    draw: Callable[[str, int, np.random.Generator], Image.Image]
+    classes: tuple[str, ...]  # names of the classes
+    draw: Callable[[str, int, np.random.Generator], Image.Image]  # returns the picture
+    # returns how much of each pixel the foreground covers, [S, S] in 0..1
     cover: Callable[[str, int, np.random.Generator], NDArray[np.float64]]
 
 
@@ -92,17 +87,11 @@ class DemoParameters:
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """Location and parameters of a demo data set.
+    """Location and parameters of a demo data set."""
 
-    Attributes:
-        root: folder of the data set.
-        parameters: parameters it was drawn with.
-        created: False if a complete data set was already there.
-    """
-
-    root: Path
-    parameters: DemoParameters
-    created: bool
+    root: Path  # folder of the data set
+    parameters: DemoParameters  # parameters it was drawn with
+    created: bool  # False if a complete data set was already there
 
     @property
     def num_train(self) -> int:

@@ -159,12 +159,7 @@ def decode_values(data: bytes, *, all_bands: bool = False) -> Values:
 
 
 def _unidentified_values(path: str, data: bytes, layout: TiffLayout) -> Values:
-    """Return the values of a TIFF file that Pillow cannot identify, without bands beyond RGB: [H, W] or [H, W, 3].
-
-    Raises:
-        ConfigError: the file needs tifffile, which cannot be imported.
-        Exception: of other types: see `decode_values`.
-    """
+    """Return the values of a TIFF file that Pillow cannot identify, without bands beyond RGB: [H, W] or [H, W, 3]."""
     values = decode_values(data)
     if layout.bands < _RGB or values.ndim > 2:
         return values

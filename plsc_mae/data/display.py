@@ -16,15 +16,11 @@ _HIDDEN, _CROSS = 128, 64  # gray levels of a hidden patch and of the cross in i
 
 
 class Display(NamedTuple):
-    """Channels and contrast of pictures.
+    """Channels and contrast of pictures."""
 
-    Attributes:
-        channels: zero-based indices of three channels for red, green and blue, or of one channel for gray.
-        stretched: whether the 2nd and 98th percentile of each channel of the original become 0 and 255.
-    """
-
+    # zero-based indices of three channels for red, green and blue, or of one channel for gray
     channels: tuple[int, ...] = (0, 1, 2)
-    stretched: bool = False
+    stretched: bool = False  # whether the 2nd and 98th percentile of each channel of the original become 0 and 255
 
     @classmethod
     def of(cls, pixel_format: PixelFormat, bands: tuple[int, ...] | None = None) -> Display:

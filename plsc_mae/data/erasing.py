@@ -57,20 +57,14 @@ def random_erasing_box(
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """Generator of boxes and their noise for random erasing; the worker calls it once per sample.
+    """Generator of boxes and their noise for random erasing; the worker calls it once per sample."""
 
-    Attributes:
-        prob: probability that boxes are drawn for a sample.
-        mode: "pixel" fills with noise per pixel, "rand" with one random color per box, "const" with zeros, which is
-            the mean color.
-        max_count: largest number of boxes per image; the number is drawn uniformly from 1 to `max_count`.
-        channels: channels C of the images.
-    """
-
-    prob: float = 0.25
+    prob: float = 0.25  # probability that boxes are drawn for a sample
+    # "pixel" fills with noise per pixel, "rand" with one random color per box, "const"
+    # with zeros, which is the mean color
     mode: Literal["pixel", "rand", "const"] = "pixel"
-    max_count: int = 1
-    channels: int = 3
+    max_count: int = 1  # largest number of boxes per image; the number is drawn uniformly from 1 to `max_count`
+    channels: int = 3  # channels C of the images
 
     def __call__(self, size: tuple[int, int], rng: np.random.Generator) -> Sample:
         """Draw boxes and their noise for an image of `size` = (h, w).

@@ -158,7 +158,12 @@ def find_validation(
             validation images has no match among those of the training images.
         ConfigError: see `find_images`.
     """
-    val = _list_validation(data_path, eval_data_path, train.label_note) if given is None else given
+    val = given
+    if val is None:
+        if not eval_data_path:
+            _require_splits(data_path)
+        flag = "--eval_data_path" if eval_data_path else "--data_path"
+        val = find_images(eval_data_path or data_path, "val", flag=flag, known_note=train.label_note)
     for images in (train, val):
         require_classes(images, "validation")
     remedy = "name the classes of both alike, or set --eval_data_path to other validation images"
@@ -171,12 +176,10 @@ def find_validation(
     return replace(val, labels=labels, classes=train.classes)
 
 
-def _list_validation(data_path: str, eval_data_path: str, known_note: str) -> ImageList:
-    if not eval_data_path and not (has_split(data_path, "train") and has_split(data_path, "val")):
+def _require_splits(data_path: str) -> None:
+    if not (has_split(data_path, "train") and has_split(data_path, "val")):
         missing = _missing_split(Path(data_path))
         raise DataError(f"{data_path} has {missing}; {validation_remedy(data_path)}")
-    flag = "--eval_data_path" if eval_data_path else "--data_path"
-    return find_images(eval_data_path or data_path, "val", flag=flag, known_note=known_note)
 
 
 def validation_list_beside(data_path: str) -> str:

@@ -22,18 +22,14 @@ _EMPTY_BOX = Box(0, 0, 0, 0)
 
 
 class Mixing(NamedTuple):
-    """Mixing parameters of a batch: one entry for the whole batch (n = 1) or one per image.
+    """Mixing parameters of a batch: one entry for the whole batch (n = 1) or one per image."""
 
-    Attributes:
-        keep: weights [n] of the image's own pixels outside its box (1 for CutMix); the partner's pixels there have
-            weight 1 - keep.
-        boxes: [n, 4] of (top, left, height, width); CutMix fills them with the partner's pixels. Empty for mixup.
-        lam: weights [n] of the image's own label; the partner's has 1 - lam.
-    """
-
+    # weights [n] of the image's own pixels outside its box (1 for CutMix); the
+    # partner's pixels there have weight 1 - keep
     keep: npt.NDArray[np.float64]
+    # [n, 4] of (top, left, height, width); CutMix fills them with the partner's pixels. Empty for mixup.
     boxes: npt.NDArray[np.int64]
-    lam: npt.NDArray[np.float64]
+    lam: npt.NDArray[np.float64]  # weights [n] of the image's own label; the partner's has 1 - lam
 
 
 def cutmix_box(lam: float, center: tuple[int, int], size: tuple[int, int]) -> Box:
@@ -95,28 +91,19 @@ def mix_labels(labels: Tensor, mixing: Mixing, num_classes: int, label_smoothing
 
 @dataclass(frozen=True)
 class Mixup:
-    """Random mixup and CutMix of a batch, with label smoothing.
+    """Random mixup and CutMix of a batch, with label smoothing."""
 
-    Attributes:
-        num_classes: number of classes K.
-        mixup_alpha: mixup draws lam from Beta(alpha, alpha); 0 disables mixup.
-        cutmix_alpha: the same for CutMix. If neither is enabled, labels are smoothed and images stay unchanged.
-        cutmix_minmax: range of the sides of CutMix's boxes, as fractions of the image's sides. It enables CutMix even
-            if cutmix_alpha is 0.
-        prob: probability that mixing is applied.
-        switch_prob: probability of CutMix instead of mixup if both are enabled.
-        mode: draw once per batch, per pair of partners, or per image ("elem").
-        label_smoothing: fraction of a label that is spread evenly over all classes.
-    """
-
-    num_classes: int
-    mixup_alpha: float = 0.8
+    num_classes: int  # number of classes K
+    mixup_alpha: float = 0.8  # mixup draws lam from Beta(alpha, alpha); 0 disables mixup
+    # the same for CutMix. If neither is enabled, labels are smoothed and images stay unchanged.
     cutmix_alpha: float = 1.0
+    # range of the sides of CutMix's boxes, as fractions of the image's sides. It
+    # enables CutMix even if cutmix_alpha is 0.
     cutmix_minmax: tuple[float, float] | None = None
-    prob: float = 1.0
-    switch_prob: float = 0.5
-    mode: Literal["batch", "pair", "elem"] = "batch"
-    label_smoothing: float = 0.1
+    prob: float = 1.0  # probability that mixing is applied
+    switch_prob: float = 0.5  # probability of CutMix instead of mixup if both are enabled
+    mode: Literal["batch", "pair", "elem"] = "batch"  # draw once per batch, per pair of partners, or per image ("elem")
+    label_smoothing: float = 0.1  # fraction of a label that is spread evenly over all classes
 
     def __call__(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Mix images float [B, C, H, W] and labels, [B] or float [B, K], with parameters drawn from `rng`.

@@ -31,21 +31,17 @@ RGB_CHANNELS = 3
 
 
 class PixelFormat(NamedTuple):
-    """Format in which a run reads its images.
+    """Format in which a run reads its images."""
 
-    Attributes:
-        channels: number C of channels.
-        bands: numbers, from 1, of the file's bands that become the channels, in this order; () applies the rule in
-            the module's docstring.
-        range: values that become 0 and 255 in files of more than 8 bits per band; None divides 16 bits by 256 and
-            refuses 32-bit values.
-        tile: side in pixels of the square tile that a sample is taken from; 0 uses the whole image. With a tile, files
-            of any size are read.
-    """
-
-    channels: int = RGB_CHANNELS
+    channels: int = RGB_CHANNELS  # number C of channels
+    # numbers, from 1, of the file's bands that become the channels, in this order; ()
+    # applies the rule in the module's docstring
     bands: tuple[int, ...] = ()
+    # values that become 0 and 255 in files of more than 8 bits per band; None divides
+    # 16 bits by 256 and refuses 32-bit values
     range: PixelRange | None = None
+    # side in pixels of the square tile that a sample is taken from; 0 uses the whole
+    # image. With a tile, files of any size are read.
     tile: int = 0
 
     @property
@@ -64,10 +60,6 @@ RGB = PixelFormat()
 
 def choose_bands(count: int, pixel_format: PixelFormat) -> list[int]:
     """Return the zero-based indices of the bands that become the channels.
-
-    Args:
-        count: number of bands of the file.
-        pixel_format: format of the pixels.
 
     Raises:
         ValueError: the file lacks one of `pixel_format.bands`, or its number of bands does not fit the channels.

@@ -52,15 +52,11 @@ class Resampling(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """Image operation, and the rule that converts a level to its argument.
+    """Image operation, and the rule that converts a level to its argument."""
 
-    Attributes:
-        argument: maps a level, usually in [0, 10], and a sign, 1 or -1, to the argument of `apply`.
-        apply: returns the changed image.
-    """
-
+    # maps a level, usually in [0, 10], and a sign, 1 or -1, to the argument of `apply`
     argument: Callable[[float, int], Any]
-    apply: Callable[[Image.Image, Any, Resampling], Image.Image]
+    apply: Callable[[Image.Image, Any, Resampling], Image.Image]  # returns the changed image
 
 
 @functools.cache
@@ -100,29 +96,22 @@ def operations(*, increasing: bool) -> dict[str, Operation]:
 
 @dataclass(frozen=True)
 class RandAugment:
-    """Augmentation that applies randomly chosen operations, each with probability 0.5.
+    """Augmentation that applies randomly chosen operations, each with probability 0.5."""
 
-    Attributes:
-        magnitude: mean level of the operations.
-        num_layers: number of operations chosen per image.
-        magnitude_std: standard deviation of the level; infinity draws the level uniformly from [0, magnitude].
-        magnitude_max: levels are clipped to [0, magnitude_max]; above 10, operations exceed their usual range.
-        increasing: True makes Posterize, Solarize and the enhancements stronger with the level, see `operations`.
-        weighted: True chooses by CHOICE_WEIGHTS without replacement; False chooses uniformly with replacement.
-        fill: color of pixels from outside the image.
-        interpolation: filter of geometric operations; "random" chooses for each operation.
-        geometric: True chooses among the GEOMETRIC operations only, which have a meaning for any channels.
-    """
-
-    magnitude: int = 10
-    num_layers: int = 2
+    magnitude: int = 10  # mean level of the operations
+    num_layers: int = 2  # number of operations chosen per image
+    # standard deviation of the level; infinity draws the level uniformly from [0, magnitude]
     magnitude_std: float = 0.0
+    # levels are clipped to [0, magnitude_max]; above 10, operations exceed their usual range
     magnitude_max: int = MAX_LEVEL
+    # True makes Posterize, Solarize and the enhancements stronger with the level, see `operations`
     increasing: bool = False
+    # True chooses by CHOICE_WEIGHTS without replacement; False chooses uniformly with replacement
     weighted: bool = False
-    fill: tuple[int, ...] = (124, 116, 104)
+    fill: tuple[int, ...] = (124, 116, 104)  # color of pixels from outside the image
+    # filter of geometric operations; "random" chooses for each operation
     interpolation: InterpolationChoice = "bicubic"
-    geometric: bool = False
+    geometric: bool = False  # True chooses among the GEOMETRIC operations only, which have a meaning for any channels
 
     @classmethod
     def parse(

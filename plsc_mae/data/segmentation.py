@@ -34,15 +34,10 @@ _GRAY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow stretches gray PNGs of 2 and 4 bi
 
 @dataclass(frozen=True)
 class MaskedImages:
-    """Images and their masks.
+    """Images and their masks."""
 
-    Attributes:
-        images: the images, without classes.
-        masks: paths of the masks, in the same order.
-    """
-
-    images: ImageList
-    masks: tuple[str, ...]
+    images: ImageList  # the images, without classes
+    masks: tuple[str, ...]  # paths of the masks, in the same order
 
     def __len__(self) -> int:
         return len(self.masks)

@@ -31,13 +31,9 @@ _NO_BATCH = "an array of images has the shape [n, H, W, 3], and a single image i
 
 @dataclass(frozen=True)
 class SequenceImages(ImageList):
-    """Images of a Python sequence. `paths` holds their indices in the sequence as text, and `root` names the sequence.
+    """Images of a Python sequence. `paths` holds their indices in it as text, and `root` names it."""
 
-    Attributes:
-        items: the sequence, see `sequence_images`.
-    """
-
-    items: Sequence[Any] = field(default=(), compare=False, kw_only=True)
+    items: Sequence[Any] = field(default=(), compare=False, kw_only=True)  # the sequence, see `sequence_images`
 
     @property
     def numbered(self) -> bool:

@@ -21,12 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class TileImage(SourceImage):
-    """Part of an image, used as an image of its own.
-
-    Args:
-        image: the whole image.
-        box: the part.
-    """
+    """Part of an image, used as an image of its own."""
 
     def __init__(self, image: SourceImage, box: Box) -> None:
         self.path, self.height, self.width = image.path, box.height, box.width
@@ -65,9 +60,6 @@ def repeat_by_tiles(images: ImageList, pixel_format: PixelFormat) -> ImageList:
     An epoch's tiles then have about the same number of pixels as all files together. They are drawn at random, so some
     pixels are seen several times and others not at all. A file that cannot be opened is listed once. If the format has
     no tile, the list is returned unchanged.
-
-    Raises:
-        ConfigError: see `open_image`.
     """
     side = pixel_format.tile
     if not side:

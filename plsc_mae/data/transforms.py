@@ -129,22 +129,14 @@ class RandomCropFlip:
     """Augmentation by a random crop, then a flip, as in MAE's pre-training (He et al. 2022, appendix A.1).
 
     A call returns {"image": pixels [h, w, C]}.
-
-    Attributes:
-        size: output size (h, w).
-        scale: range of the crop's area as a fraction of the image area.
-        ratio: range of the crop's width / height.
-        hflip: probability of a horizontal flip.
-        interpolation: filter of the crop.
-        draw_box: `random_resized_crop_box` or `clamped_crop_box`.
     """
 
-    size: tuple[int, int]
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip: float = 0.5
-    interpolation: Interpolation = "bicubic"
-    draw_box: DrawBox = random_resized_crop_box
+    size: tuple[int, int]  # output size (h, w)
+    scale: tuple[float, float] = (0.2, 1.0)  # range of the crop's area as a fraction of the image area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height
+    hflip: float = 0.5  # probability of a horizontal flip
+    interpolation: Interpolation = "bicubic"  # filter of the crop
+    draw_box: DrawBox = random_resized_crop_box  # `random_resized_crop_box` or `clamped_crop_box`
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
         """Crop and flip an image; `rng` draws first the box, then the flip."""
@@ -162,17 +154,13 @@ class ResizeCenterCrop:
     square output.
 
     A call returns {"image": pixels [h, w, C]}.
-
-    Attributes:
-        size: output size (h, w).
-        shorter_side: length in pixels of the image's shorter side after the resize; usually 256 for an output of 224.
-            For a rectangular output, the longer side of f * (h, w).
-        interpolation: filter of the resize.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, int]  # output size (h, w)
+    # length in pixels of the image's shorter side after the resize; usually 256 for an
+    # output of 224. For a rectangular output, the longer side of f * (h, w).
     shorter_side: int
-    interpolation: Interpolation = "bicubic"
+    interpolation: Interpolation = "bicubic"  # filter of the resize
 
     def __call__(self, image: SourceImage, _rng: np.random.Generator) -> Sample:
         """Resize and crop an image; the generator is unused."""

@@ -18,9 +18,6 @@ class UnreadableFiles:
 
     Data workers are forked at the start of every epoch. The shared record lets those of a training process log each
     file once.
-
-    Args:
-        length: number of files of the list.
     """
 
     def __init__(self, length: int) -> None:

@@ -50,26 +50,17 @@ class TwoViewCropFlip:
 
     A call returns {"image": pixels [h, w, C], "tokenizer_image": pixels [h2, w2, 3]}, the second only if there is a
     tokenizer. The order of draws is: jitter (if enabled), flip, box, interpolation (if random).
-
-    Attributes:
-        size: size (h, w) of the network's view.
-        tokenizer_size: size (h2, w2) of the tokenizer's view; None without a tokenizer.
-        scale: range of the crop's area as a fraction of the image area.
-        ratio: range of the crop's width / height.
-        hflip: probability of a horizontal flip.
-        color_jitter: strength of the brightness, contrast and saturation jitter; 0 disables it.
-        interpolation: filter of the network's view; "random" chooses bilinear or bicubic for each image.
-        tokenizer_interpolation: filter of the tokenizer's view.
     """
 
-    size: tuple[int, int]
-    tokenizer_size: tuple[int, int] | None
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip: float = 0.5
-    color_jitter: float = 0.0
+    size: tuple[int, int]  # size (h, w) of the network's view
+    tokenizer_size: tuple[int, int] | None  # size (h2, w2) of the tokenizer's view; None without a tokenizer
+    scale: tuple[float, float] = (0.08, 1.0)  # range of the crop's area as a fraction of the image area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # range of the crop's width / height
+    hflip: float = 0.5  # probability of a horizontal flip
+    color_jitter: float = 0.0  # strength of the brightness, contrast and saturation jitter; 0 disables it
+    # filter of the network's view; "random" chooses bilinear or bicubic for each image
     interpolation: InterpolationChoice = "bicubic"
-    tokenizer_interpolation: Interpolation = "lanczos"
+    tokenizer_interpolation: Interpolation = "lanczos"  # filter of the tokenizer's view
 
     def __call__(self, image: SourceImage, rng: np.random.Generator) -> Sample:
         """Augment an image; all draws come from `rng`."""
@@ -99,18 +90,13 @@ class TwoViewCenterCrop:
 
     A call returns the arrays of `TwoViewCropFlip`. The crop has the aspect ratio of `size`; a square one spans the
     shorter side of the image.
-
-    Attributes:
-        size: size (h, w) of the network's view.
-        tokenizer_size: size (h2, w2) of the tokenizer's view, with the same aspect ratio; None without a tokenizer.
-        interpolation: filter of the network's view.
-        tokenizer_interpolation: filter of the tokenizer's view.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, int]  # size (h, w) of the network's view
+    # size (h2, w2) of the tokenizer's view, with the same aspect ratio; None without a tokenizer
     tokenizer_size: tuple[int, int] | None
-    interpolation: Interpolation = "bicubic"
-    tokenizer_interpolation: Interpolation = "lanczos"
+    interpolation: Interpolation = "bicubic"  # filter of the network's view
+    tokenizer_interpolation: Interpolation = "lanczos"  # filter of the tokenizer's view
 
     def __call__(self, image: SourceImage, _rng: np.random.Generator) -> Sample:
         """Crop and resize an image; the generator is unused."""

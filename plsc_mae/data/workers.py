@@ -71,12 +71,9 @@ class KeyedDataset(Protocol):
 
 @runtime_checkable
 class ReadsFiles(Protocol):
-    """Data set with one file per sample.
+    """Data set with one file per sample."""
 
-    Attributes:
-        current_read: receives the index of each file before it is read; `read_batch` sets it. None disables the record.
-    """
-
+    # receives the index of each file before it is read; `read_batch` sets it. None disables the record.
     current_read: CurrentRead | None
 
     def name(self, index: int) -> str:

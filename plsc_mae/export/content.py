@@ -68,40 +68,25 @@ class Classification(nn.Layer):
 
 @dataclass(frozen=True)
 class Content:
-    """The network to export, in evaluation mode.
+    """The network to export, in evaluation mode."""
 
-    Attributes:
-        part: kind of network.
-        network: encoder, classifier, or network of pre-training.
-        layer: layer to trace; it takes the inputs and returns a list with one tensor for each entry of `outputs`.
-        inputs: inputs of `layer`; the first is the normalized images.
-        num_hidden: number of patches that a mask hides; 0 without mask.
-        outputs: name and description of every output.
-        mean: mean of each channel for pixels from 0 to 1.
-        std: standard deviation of each channel for pixels from 0 to 1.
-        view: resize and crop of images.
-        classes: names of a classifier's outputs; empty for other parts.
-        kind: kind of a classifier's labels.
-        pixel_format: channels, bands and range of values of the files that the network was trained on.
-        origin: a line about the source of the weights.
-        decoder: entries of a Hugging Face config.json for the decoder; empty if Transformers lacks this decoder or if
-            `part` has none.
-    """
-
-    part: Part
-    network: nn.Layer
+    part: Part  # kind of network
+    network: nn.Layer  # encoder, classifier, or network of pre-training
+    # layer to trace; it takes the inputs and returns a list with one tensor for each entry of `outputs`
     layer: nn.Layer
-    inputs: tuple[Input, ...]
-    num_hidden: int
-    outputs: Mapping[str, str]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    view: ResizeCenterCrop
-    classes: tuple[str, ...]
-    origin: str
+    inputs: tuple[Input, ...]  # inputs of `layer`; the first is the normalized images
+    num_hidden: int  # number of patches that a mask hides; 0 without mask
+    outputs: Mapping[str, str]  # name and description of every output
+    mean: tuple[float, ...]  # mean of each channel for pixels from 0 to 1
+    std: tuple[float, ...]  # standard deviation of each channel for pixels from 0 to 1
+    view: ResizeCenterCrop  # resize and crop of images
+    classes: tuple[str, ...]  # names of a classifier's outputs; empty for other parts
+    origin: str  # a line about the source of the weights
+    # entries of a Hugging Face config.json for the decoder; empty if Transformers lacks
+    # this decoder or if `part` has none
     decoder: Mapping[str, object]
-    kind: LabelKind = field(default_factory=Classes)
-    pixel_format: PixelFormat = RGB
+    kind: LabelKind = field(default_factory=Classes)  # kind of a classifier's labels
+    pixel_format: PixelFormat = RGB  # channels, bands and range of values of the files that the network was trained on
 
     @property
     def encoder(self) -> VisionTransformer:

@@ -40,18 +40,14 @@ np.savez(target, **outputs)
 
 
 class Verdict(NamedTuple):
-    """The result of a verification.
+    """The result of a verification."""
 
-    Attributes:
-        differences: largest absolute difference of every output; empty if the outputs were not compared.
-        relative: largest relative difference of all outputs: the difference divided by the largest expected magnitude
-            of the output, which counts as at least 1. It is 0 if the outputs were not compared.
-        obstacle: reason why the outputs were not compared; "" if they were.
-    """
-
+    # largest absolute difference of every output; empty if the outputs were not compared
     differences: Mapping[str, float]
+    # largest relative difference of all outputs: the difference divided by the largest expected magnitude of the
+    # output, which counts as at least 1. It is 0 if the outputs were not compared.
     relative: float
-    obstacle: str = ""
+    obstacle: str = ""  # reason why the outputs were not compared; "" if they were
 
     def __str__(self) -> str:
         if self.obstacle:
@@ -64,12 +60,6 @@ def verify(target: Target, content: Content, folder: Path, tolerance: float) -> 
     """Run the example of an export on random inputs in two batch sizes and compare its outputs with the network's.
 
     If a package of the target is missing or cannot be imported, nothing is compared; the verdict names the package.
-
-    Args:
-        target: the target.
-        content: the network.
-        folder: folder of the export.
-        tolerance: largest permitted `Verdict.relative`.
 
     Raises:
         CheckpointError: the example fails, or an output has another shape or differs by more than `tolerance`.

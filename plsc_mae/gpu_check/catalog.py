@@ -6,16 +6,12 @@ from typing import NamedTuple
 
 
 class Check(NamedTuple):
-    """A check.
+    """A check."""
 
-    Attributes:
-        seconds: time limit if all checks together have MINUTES minutes. The limit of the first check of a process
-            includes the start of the process.
-        purpose: description for the user.
-    """
-
+    # time limit if all checks together have MINUTES minutes. The limit of the first
+    # check of a process includes the start of the process.
     seconds: float
-    purpose: str
+    purpose: str  # description for the user
 
 
 MINUTES = 3.0  # for all checks, by default

@@ -23,14 +23,7 @@ _PATH = re.compile(r"(?<![\w.:/])(?:~|[A-Za-z]:)?[/\\][^\s'\"`,;:()\[\]]+")  # a
 
 
 def build_report(results: Sequence[Result], *, gpu: bool, gpus: Sequence[str], driver: str) -> dict[str, Any]:
-    """Return the report as JSON values.
-
-    Args:
-        results: results of all checks.
-        gpu: whether they were measured on a GPU.
-        gpus: names of the GPUs.
-        driver: version of the driver.
-    """
+    """Return the report as JSON values."""
     report = {
         "note": f"GPU checks, {MARK}",
         "measured_on_gpu": gpu,

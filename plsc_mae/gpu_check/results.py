@@ -12,24 +12,17 @@ Number = float | int | bool | str
 
 
 class Result(NamedTuple):
-    """Result of a check.
+    """Result of a check."""
 
-    Attributes:
-        check: name of the check.
-        outcome: "ok"; "differs" if it ran and its numbers are not as expected; "failed" if it raised an error, crashed,
-            exceeded a time limit or found no kernels for the chip; "slow" if it exceeded a limit on a busy machine,
-            so that nothing is known; "skipped" if it was not run: it does not apply here, the check of kernels did not
-            pass, or the time for all checks was used up.
-        summary: one line for the user.
-        numbers: measured values by name.
-        seconds: duration of the check in seconds; 0 if it was skipped before its start.
-    """
-
-    check: str
+    check: str  # name of the check
+    # "ok"; "differs" if it ran and its numbers are not as expected; "failed" if it raised an error,
+    # crashed, exceeded a time limit or found no kernels for the chip; "slow" if it exceeded a limit on a
+    # busy machine, so that nothing is known; "skipped" if it was not run: it does not apply here, the
+    # check of kernels did not pass, or the time for all checks was used up
     outcome: Outcome
-    summary: str
-    numbers: Mapping[str, Number] = {}
-    seconds: float = 0.0
+    summary: str  # one line for the user
+    numbers: Mapping[str, Number] = {}  # measured values by name
+    seconds: float = 0.0  # duration of the check in seconds; 0 if it was skipped before its start
 
     @property
     def is_bad(self) -> bool:

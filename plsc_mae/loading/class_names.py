@@ -27,17 +27,11 @@ AnyImages = TypeVar("AnyImages", ImageList, CifarImages)
 
 
 class Head(NamedTuple):
-    """Outputs of a trained classifier.
+    """Outputs of a trained classifier."""
 
-    Attributes:
-        outputs: number of outputs.
-        names: names of the first outputs; empty if they are unknown.
-        source: the checkpoint, for messages.
-    """
-
-    outputs: int
-    names: tuple[str, ...]
-    source: str
+    outputs: int  # number of outputs
+    names: tuple[str, ...]  # names of the first outputs; empty if they are unknown
+    source: str  # the checkpoint, for messages
 
 
 def read_head(stored: Checkpoint, names_file: str = "") -> Head:

@@ -53,11 +53,9 @@ _UNTRAINED = {"head.0.weight": 1.0, "head.0.bias": 0.0}
 
 def load_into_classifier(
     model: ImageClassifier,
-    source: str | Path | Checkpoint,
+    source: Checkpoint,
     *,
     norm_into_fc_norm: bool,
-    model_key: str | None = None,
-    model_prefix: str | None = None,
     classes: ClassOrder | None = None,
     names_file: str = "",
     new_head: bool = False,
@@ -71,11 +69,9 @@ def load_into_classifier(
 
     Args:
         model: the classifier.
-        source: the file, or its content.
+        source: content of the file.
         norm_into_fc_norm: True to initialize the norm after mean pooling with the encoder's final norm, as
             Atten4Vis/CAE does; the MAEs do not.
-        model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused if `source` is content.
-        model_prefix: prefix of the network's tensor names; unused if `source` is content.
         classes: classes of the run; None if they are unknown.
         names_file: text file with the names of the stored classifier's outputs, in place of those in the checkpoint.
         new_head: True to keep the initial head even if the file has one.
@@ -85,12 +81,10 @@ def load_into_classifier(
         The report of `weights.load`, with the dialect of the file as it was read.
 
     Raises:
-        CheckpointError: the file cannot be read or used, its encoder is not that of the classifier, it holds a probe,
+        CheckpointError: the file cannot be used, its encoder is not that of the classifier, it holds a probe,
             or it has no head for the names of `names_file`.
         DataError: the file of names cannot be read, or does not fit the stored classifier.
     """
-    if not isinstance(source, Checkpoint):
-        source = weights.read_network(source, model_key or "", model_prefix or "")
     if not dry_run:
         _warn_of_other_settings(model, source)
     stored, rules = based(source, model.num_heads)
@@ -115,10 +109,8 @@ def load_into_classifier(
 
 def load_classifier_weights(
     model: ImageClassifier,
-    source: str | Path | Checkpoint,
+    source: Checkpoint,
     *,
-    model_key: str | None = None,
-    model_prefix: str | None = None,
     resize: bool = False,
     by_options: bool = True,
 ) -> LoadReport:
@@ -126,18 +118,14 @@ def load_classifier_weights(
 
     Args:
         model: the classifier, built with the options that it was trained with.
-        source: the file, or its content.
-        model_key: key of the network in the file, see `weights.unwrap.choose_network`; unused if `source` is content.
-        model_prefix: prefix of the network's tensor names; unused if `source` is content.
+        source: content of the file.
         resize: True to resize position embeddings and relative position tables to the grid of `model`, and to convert
             the patch embedding to its channels.
         by_options: True if the user's options determined the network, False if the file did; see `require_complete`.
 
     Raises:
-        CheckpointError: the file cannot be read or used, or its tensors are not those of the classifier.
+        CheckpointError: the file cannot be used, or its tensors are not those of the classifier.
     """
-    if not isinstance(source, Checkpoint):
-        source = weights.read_network(source, model_key or "", model_prefix or "")
     stored, rules = based(source, model.num_heads)
     fit = PositionFit(model, model.encoder, stored) if resize else None
     report = weights.load(model, stored, rules.name, resize=fit)
@@ -322,25 +310,15 @@ def _is_untrained(name: str, value: Array) -> bool:
 
 
 def start_from_pretraining(
-    model: ImageClassifier,
-    config: ClassifyConfig,
-    classes: ClassOrder | None = None,
-    start: Checkpoint | None = None,
+    model: ImageClassifier, config: ClassifyConfig, stored: Checkpoint, classes: ClassOrder | None = None
 ) -> LoadReport:
-    """Load the encoder of `config.finetune` and initialize the head; return the report of loading.
-
-    `start` is the content of the file, if the caller has read it already.
+    """Load the encoder of a file and initialize the head; return the report of loading.
 
     Fine-tuning initializes the head as the method's recipe does, or keeps the file's head, see `load_into_classifier`;
     if the labels of the run or of the file are not classes, it always initializes the head. A probe draws its head with
     standard deviation PROBE_HEAD_STD.
-
-    Raises:
-        CheckpointError: see `load_into_classifier`.
-        DataError: see `load_into_classifier`.
     """
     recipe = load_recipe(config.method)
-    stored = weights.read_network(config.finetune, config.model_key, config.model_prefix) if start is None else start
     warn_of_statistics(stored, config)
     report = load_into_classifier(
         model,

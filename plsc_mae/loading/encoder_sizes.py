@@ -37,10 +37,6 @@ def settle_sizes(config: ConfigT, stored: Checkpoint) -> ConfigT:
     user did not set are taken from a checkpoint of plsc_mae, and with them the size of its images; without --model, the
     nearest registered network is taken too. A number of heads that the user set is kept.
 
-    Args:
-        config: options of the run.
-        stored: the file, as `weights.read` returns it.
-
     Raises:
         ConfigError: the options name no classifier, or --input_size does not fit the file's patches.
         CheckpointError: the file holds no encoder that plsc_mae can build; its sizes contradict options that the user

@@ -34,37 +34,24 @@ logger = logging.getLogger(__name__)
 
 
 class EvaluationPart(NamedTuple):
-    """Labeled images that are evaluated together; `images.classes` are the C classes that a prediction may take.
+    """Labeled images that are evaluated together; `images.classes` are the C classes that a prediction may take."""
 
-    Attributes:
-        name: name of the part, such as "fog/3"; empty if the set has a single part.
-        images: the images; labels are indices into the C classes.
-        outputs: index [C] of the classifier's output for each class; None for all outputs in their order.
-        accepted: bool [n, C], True for every correct class of an image; None if only its label is correct.
-    """
-
-    name: str
-    images: ImageList | CifarImages
+    name: str  # name of the part, such as "fog/3"; empty if the set has a single part
+    images: ImageList | CifarImages  # the images; labels are indices into the C classes
+    # index [C] of the classifier's output for each class; None for all outputs in their order
     outputs: npt.NDArray[np.int64] | None = None
+    # bool [n, C], True for every correct class of an image; None if only its label is correct
     accepted: npt.NDArray[np.bool_] | None = None
 
 
 class Source(NamedTuple):
-    """Location of an evaluation set and the classifier to evaluate.
+    """Location of an evaluation set and the classifier to evaluate."""
 
-    Attributes:
-        path: folder or list file.
-        flag: option that `path` comes from, for messages.
-        head: outputs of the classifier.
-        real_labels: JSON file of ReaL's labels; "" for real.json in `path`.
-        given: images in place of those of `path`; None to list them.
-    """
-
-    path: str
-    flag: str
-    head: Head
-    real_labels: str = ""
-    given: ImageList | None = None
+    path: str  # folder or list file
+    flag: str  # option that `path` comes from, for messages
+    head: Head  # outputs of the classifier
+    real_labels: str = ""  # JSON file of ReaL's labels; "" for real.json in `path`
+    given: ImageList | None = None  # images in place of those of `path`; None to list them
 
     def images(self) -> ImageList:
         """Return `given`, or else list the images.

@@ -27,12 +27,7 @@ from plsc_mae.weights.dialects.encoder import infer_encoder
 def our_tensors(
     stored: Checkpoint, kind: str, num_heads: int | None = None, decoder_num_heads: int | None = None
 ) -> dict[str, Array]:
-    """Return the tensors of a file's network in plsc_mae's names and layouts; for the arguments see `open_network`.
-
-    Raises:
-        CheckpointError: see `holding_network`.
-        ConfigError: see `holding_network`.
-    """
+    """Return the tensors of a file's network in plsc_mae's names and layouts; for the arguments see `open_network`."""
     network = holding_network(stored, kind, num_heads, decoder_num_heads)
     return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
 

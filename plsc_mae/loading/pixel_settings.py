@@ -42,37 +42,22 @@ logger = logging.getLogger(__name__)
 
 
 class PixelSettings(NamedTuple):
-    """Pixel settings of a command.
+    """Pixel settings of a command."""
 
-    Attributes:
-        pixel_format: channels, bands, range and tile size.
-        mean: mean of each channel on the scale 0 to 1; None for the method's default.
-        std: standard deviation of each channel on the scale 0 to 1; None for the method's default.
-    """
-
-    pixel_format: PixelFormat
-    mean: Numbers | None
-    std: Numbers | None
+    pixel_format: PixelFormat  # channels, bands, range and tile size
+    mean: Numbers | None  # mean of each channel on the scale 0 to 1; None for the method's default
+    std: Numbers | None  # standard deviation of each channel on the scale 0 to 1; None for the method's default
 
 
 class Source(NamedTuple):
-    """Pixel settings stored in a checkpoint or in a file of --stats.
+    """Pixel settings stored in a checkpoint or in a file of --stats."""
 
-    Attributes:
-        path: the file.
-        channels: number of channels.
-        bands: bands of the files; () for all.
-        pixel_range: two numbers as text; None without a range.
-        mean: mean of each channel; None for the method's default.
-        std: standard deviation of each channel; None for the method's default.
-    """
-
-    path: str
-    channels: int
-    bands: tuple[int, ...] = ()
-    pixel_range: tuple[str, ...] | None = None
-    mean: Numbers | None = None
-    std: Numbers | None = None
+    path: str  # the file
+    channels: int  # number of channels
+    bands: tuple[int, ...] = ()  # bands of the files; () for all
+    pixel_range: tuple[str, ...] | None = None  # two numbers as text; None without a range
+    mean: Numbers | None = None  # mean of each channel; None for the method's default
+    std: Numbers | None = None  # standard deviation of each channel; None for the method's default
 
 
 def settle(config: ConfigT, images: ImageList | None, checkpoint: str | Path | None) -> ConfigT:
@@ -195,10 +180,6 @@ def choose_for(
         checkpoint: file of the network.
         images: see `choose`.
         channels: channels of the network.
-
-    Raises:
-        ConfigError: see `choose`.
-        DataError: see `choose`.
     """
     found = choose(config, [checkpoint], images, channels)
     if found.mean is None or found.std is None:

@@ -242,11 +242,7 @@ class CAE(Method[CAEConfig]):
     parity = "cae"
 
     def build_task(self, config: CAEConfig) -> CAETask:
-        """Build the Task of the options: the network that they name, with their overrides, and the target.
-
-        Raises:
-            UserError: see `Method.build_task`.
-        """
+        """Build the Task of the options: the network that they name, with their overrides, and the target."""
         require_network(config.model, registry.CAE)
         if not config.is_rgb and config.target_mode == "clusterID":
             raise ConfigError(

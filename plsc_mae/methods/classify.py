@@ -208,11 +208,7 @@ class ClassifyTask(Task):
         return {"classes": list(self.class_order.names), **self.kind.state(), **average}
 
     def load_extra_state(self, stored: Checkpoint) -> None:
-        """Adopt the checkpoint's order of classes or statistics of labels, and with --model_ema its averaged weights.
-
-        Raises:
-            CheckpointError: see `Task.load_extra_state`.
-        """
+        """Adopt the checkpoint's order of classes or statistics of labels, and its averaged weights if any."""
         balanced, before = self.config.balance_classes, bool(stored.meta.get("args", {}).get("balance_classes"))
         if balanced != before:
             use, remedy = ("with", "give it") if before else ("without", "leave it out")

@@ -35,33 +35,20 @@ Values = npt.NDArray[np.float32]
 
 
 class LabelKind(ABC):
-    """A kind of labels, with its loss, scores and metrics.
+    """A kind of labels, with its loss, scores and metrics."""
 
-    Attributes:
-        task: value of --task.
-        dense: True if labels are float32 [B, K], with NaN for unknown ones; False if they are class numbers [B].
-        binary: True if labels [B, K] are 0, 1 or NaN.
-        score_names: keys of the result of `scores`.
-        best_metric: the metric whose largest value marks the best checkpoint.
-        perfect: largest possible value of `best_metric`.
-        titles: titles under which logs and reports show the main metrics, {metric: title}.
-        more_titles: the same for further metrics, which are in percent.
-        note: description of the network's outputs.
-        noun: word for several labels, such as "classes".
-        values: name of the values that `predict` returns.
-    """
-
-    task: ClassVar[str]
+    task: ClassVar[str]  # value of --task
+    # True if labels are float32 [B, K], with NaN for unknown ones; False if they are class numbers [B]
     dense: ClassVar[bool] = True
-    binary: ClassVar[bool] = False
-    score_names: ClassVar[tuple[str, ...]] = ("loss",)
-    best_metric: ClassVar[str]
-    perfect: ClassVar[float] = 100.0
-    titles: ClassVar[Mapping[str, str]]
-    more_titles: ClassVar[Mapping[str, str]] = {}
-    note: ClassVar[str]
-    noun: ClassVar[str]
-    values: ClassVar[str] = "probabilities"
+    binary: ClassVar[bool] = False  # True if labels [B, K] are 0, 1 or NaN
+    score_names: ClassVar[tuple[str, ...]] = ("loss",)  # keys of the result of `scores`
+    best_metric: ClassVar[str]  # the metric whose largest value marks the best checkpoint
+    perfect: ClassVar[float] = 100.0  # largest possible value of `best_metric`
+    titles: ClassVar[Mapping[str, str]]  # titles under which logs and reports show the main metrics, {metric: title}
+    more_titles: ClassVar[Mapping[str, str]] = {}  # the same for further metrics, which are in percent
+    note: ClassVar[str]  # description of the network's outputs
+    noun: ClassVar[str]  # word for several labels, such as "classes"
+    values: ClassVar[str] = "probabilities"  # name of the values that `predict` returns
 
     @property
     @abstractmethod
@@ -144,11 +131,7 @@ class LabelKind(ABC):
 
 
 class Classes(LabelKind):
-    """One class per image.
-
-    Attributes:
-        smoothing: label smoothing of the loss, which fine-tuning sets to --smoothing.
-    """
+    """One class per image."""
 
     task = "classification"
     dense = False
@@ -167,7 +150,7 @@ class Classes(LabelKind):
     note = "[B, K] scores of the classes; their softmax is the probabilities"
     noun = "classes"
 
-    smoothing: float = 0.0
+    smoothing: float = 0.0  # label smoothing of the loss, which fine-tuning sets to --smoothing
 
     @property
     def activation(self) -> str:

@@ -234,11 +234,7 @@ class AutoencoderMethod(Method[AutoencoderT]):
         return False
 
     def build_task(self, config: AutoencoderT) -> MAETask:
-        """Build the Task of the options: the network that they name, with their overrides.
-
-        Raises:
-            ConfigError: see `Method.build_task`.
-        """
+        """Build the Task of the options: the network that they name, with their overrides."""
         require_network(config.model, registry.MAE)
         self._check_mask(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS} | self.switches(config)

@@ -44,17 +44,11 @@ NETWORK_OPTIONS = (*ENCODER_OPTIONS, "layer_scale_init_value")
 
 @dataclass(frozen=True)
 class CellMaskGenerator:
-    """A generator of masks that hide square cells of patches: in each image the share `ratio` of the cells, rounded up.
+    """A generator of masks that hide square cells of patches: per image the share `ratio` of the cells, rounded up."""
 
-    Attributes:
-        grid: (rows, columns) of patches of an image.
-        patches_per_cell: side of a cell in patches; it divides both sides of the grid.
-        ratio: fraction of hidden cells.
-    """
-
-    grid: tuple[int, int]
-    patches_per_cell: int
-    ratio: float
+    grid: tuple[int, int]  # (rows, columns) of patches of an image
+    patches_per_cell: int  # side of a cell in patches; it divides both sides of the grid
+    ratio: float  # fraction of hidden cells
 
     @property
     def cells(self) -> tuple[int, int]:
@@ -202,11 +196,7 @@ class SimMIMMethod(Method[SimMIMConfig]):
     parity = "simmim"
 
     def build_task(self, config: SimMIMConfig) -> SimMIMTask:
-        """Build the Task of the options: the network that they name, with their overrides.
-
-        Raises:
-            ConfigError: see `Method.build_task`.
-        """
+        """Build the Task of the options: the network that they name, with their overrides."""
         require_network(config.model, registry.SIMMIM)
         masks = self._masks(config)
         overrides = {name: getattr(config, name) for name in NETWORK_OPTIONS}

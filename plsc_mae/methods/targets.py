@@ -31,13 +31,9 @@ VOCABULARY = 8192
 
 
 class Target(nn.Layer):
-    """A prediction target for every patch, with its loss.
+    """A prediction target for every patch, with its loss."""
 
-    Attributes:
-        num_classes: number of values K of a prediction.
-    """
-
-    num_classes: int
+    num_classes: int  # number of values K of a prediction
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

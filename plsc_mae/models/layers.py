@@ -108,13 +108,10 @@ def copy_to_group(exchange: TensorParallelExchange | None, x: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A linear layer, initially with xavier-uniform weights and bias 0 (facebookresearch/mae `_init_weights`).
+    """A linear layer, initially with xavier-uniform weights and bias 0 (facebookresearch/mae `_init_weights`)."""
 
-    Attributes:
-        exchange: connects the processes among which the rows of the weights are divided; all must call `forward`. None
-            if all rows are here.
-    """
-
+    # connects the processes among which the rows of the weights are divided; all must
+    # call `forward`. None if all rows are here.
     exchange: TensorParallelExchange | None = None
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
@@ -256,11 +253,9 @@ class Attention(nn.Layer):
         qk_norm: whether a layer norm follows the projection of queries and keys in every head (Dehghani et al. 2023;
             names as in timm). All heads share its scale and shift.
         norm_eps: eps of these norms.
-
-    Attributes:
-        exchange: connects the processes that have the other heads; None if all heads are here.
     """
 
+    # connects the processes that have the other heads; None if all heads are here
     exchange: TensorParallelExchange | None = None
     tensor_split = TensorSplit(HEADS, {"qkv.weight": 3, "qkv.bias": 3, "q_bias": 1, "v_bias": 1}, rows="proj")
 
@@ -325,12 +320,10 @@ class CrossAttention(nn.Layer):
     """Multi-head attention with separate projections and no bias on keys (Atten4Vis/CAE).
 
     If H does not divide D, a head is D // H wide, as in the original.
-
-    Attributes:
-        exchange: connects the processes that have the other heads; None if all heads are here. The caller applies
-            `copy_to_group` to its tokens before it projects them to q, k and v.
     """
 
+    # connects the processes that have the other heads; None if all heads are here. The caller
+    # applies `copy_to_group` to its tokens before it projects them to q, k and v.
     exchange: TensorParallelExchange | None = None
     tensor_split = TensorSplit(
         HEADS, {"q.weight": 1, "k.weight": 1, "v.weight": 1, "q_bias": 1, "v_bias": 1}, rows="proj"
@@ -351,12 +344,9 @@ class CrossAttention(nn.Layer):
 
 
 class Mlp(nn.Layer):
-    """Two linear layers with the exact (erf) GELU between them, and dropout of the outputs.
+    """Two linear layers with the exact (erf) GELU between them, and dropout of the outputs."""
 
-    Attributes:
-        exchange: connects the processes that have the other hidden columns; None if all columns are here.
-    """
-
+    # connects the processes that have the other hidden columns; None if all columns are here
     exchange: TensorParallelExchange | None = None
     tensor_split = TensorSplit(HIDDEN, {"fc1.weight": 1, "fc1.bias": 1}, rows="fc2")
 

@@ -13,12 +13,9 @@ class Recomputable(nn.Layer):
     """A layer that can recompute its activations in the backward pass instead of storing them (Chen et al. 2016).
 
     The second forward pass repeats the random draws of the first, so the gradients stay the same.
-
-    Attributes:
-        recompute: whether the layer recomputes its activations in training.
     """
 
-    recompute: bool = False
+    recompute: bool = False  # whether the layer recomputes its activations in training
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the result of `forward`; in training with `recompute` set, the backward pass will run it again."""

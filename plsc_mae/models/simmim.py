@@ -114,11 +114,7 @@ class SimMIM(nn.Layer):
         self._initialize()
 
     def forward(self, images: Tensor, mask: Tensor) -> SimMIMOutput:
-        """Predict all patches of normalized images [B, C, H, W]; `mask` is bool [B, L], True = hidden.
-
-        Raises:
-            ValueError: see `MaskTokenEncoder.encode_masked`.
-        """
+        """Predict all patches of normalized images [B, C, H, W]; `mask` is bool [B, L], True = hidden."""
         latent = self.encoder.encode_masked(images, mask)
         return SimMIMOutput(self.decoder(latent[:, 1:]), latent)
 

@@ -14,15 +14,10 @@ COLUMNS, ROWS = -1, 0  # axes of a weight [in, out]
 
 
 class Unit(NamedTuple):
-    """The smallest part of a layer that tensor parallelism keeps together.
+    """The smallest part of a layer that tensor parallelism keeps together."""
 
-    Attributes:
-        attribute: name of the layer's attribute with the number of units.
-        words: name of the units in messages.
-    """
-
-    attribute: str
-    words: str
+    attribute: str  # name of the layer's attribute with the number of units
+    words: str  # name of the units in messages
 
 
 HEADS = Unit("num_heads", "attention heads")
@@ -30,35 +25,24 @@ HIDDEN = Unit("hidden_dim", "hidden columns")
 
 
 class TensorSplit(NamedTuple):
-    """The division of a layer by tensor parallelism; the layer declares it as `tensor_split`.
+    """The division of a layer by tensor parallelism; the layer declares it as `tensor_split`."""
 
-    Attributes:
-        unit: the smallest part; each process gets whole units.
-        columns: parameters divided along their last axis, {name: number of tensors concatenated along this axis}. Each
-            of these tensors is divided separately; fused q, k and v are 3. Parameters that the layer lacks are ignored.
-        rows: name of the linear sub-layer whose weight is divided along its input, and whose outputs are summed over
-            the processes before the bias is added; empty if there is no such sub-layer.
-    """
-
-    unit: Unit
+    unit: Unit  # the smallest part; each process gets whole units
+    # parameters divided along their last axis, {name: number of tensors concatenated along this axis}. Each of these
+    # tensors is divided separately; fused q, k and v are 3. Parameters that the layer lacks are ignored.
     columns: Mapping[str, int]
+    # name of the linear sub-layer whose weight is divided along its input, and whose outputs are summed over the
+    # processes before the bias is added; empty if there is no such sub-layer
     rows: str = ""
 
 
 class SplitParameter(NamedTuple):
-    """A parameter that tensor parallelism divides.
+    """A parameter that tensor parallelism divides."""
 
-    Attributes:
-        owner: the layer that holds it.
-        name: its attribute name in `owner`.
-        axis: the divided axis.
-        parts: number of tensors concatenated along the axis, each divided separately.
-    """
-
-    owner: nn.Layer
-    name: str
-    axis: int
-    parts: int
+    owner: nn.Layer  # the layer that holds it
+    name: str  # its attribute name in `owner`
+    axis: int  # the divided axis
+    parts: int  # number of tensors concatenated along the axis, each divided separately
 
     @property
     def parameter(self) -> Tensor:

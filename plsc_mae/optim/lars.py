@@ -83,12 +83,6 @@ def l2_norm(x: Tensor) -> Tensor:
     return paddle.sqrt((x * x).sum())
 
 
-def build_lars(
-    groups: Sequence[ParamGroup],
-    *,
-    momentum: float = 0.9,
-    trust_coefficient: float = TRUST_COEFFICIENT,
-    rule: Rule = "facebook",
-) -> LARS:
+def build_lars(groups: Sequence[ParamGroup], *, momentum: float = 0.9, rule: Rule = "facebook") -> LARS:
     """Build LARS for `groups`; its learning rate is 0 until `set_lr`."""
-    return LARS(0.0, paddle_groups(groups), momentum=momentum, trust_coefficient=trust_coefficient, rule=rule)
+    return LARS(0.0, paddle_groups(groups), momentum=momentum, rule=rule)

@@ -19,19 +19,12 @@ _BLOCK = re.compile(r"(encoder\.)?blocks\.(?P<index>\d+)\..*")
 
 
 class ParamGroup(NamedTuple):
-    """Parameters with the same weight decay and learning rate scale.
+    """Parameters with the same weight decay and learning rate scale."""
 
-    Attributes:
-        names: names of the parameters.
-        params: the parameters.
-        weight_decay: weight decay.
-        lr_scale: factor of the scheduled learning rate.
-    """
-
-    names: list[str]
+    names: list[str]  # names of the parameters
     params: list[Tensor]
     weight_decay: float
-    lr_scale: float = 1.0
+    lr_scale: float = 1.0  # factor of the scheduled learning rate
 
 
 def weight_decay_groups(
@@ -109,13 +102,7 @@ def paddle_groups(groups: Iterable[ParamGroup]) -> list[dict[str, Any]]:
 
 
 def set_weight_decay(optimizer: paddle.optimizer.Optimizer, groups: Sequence[ParamGroup], weight_decay: float) -> None:
-    """Set the weight decay of the optimizer's groups, except for groups that were built with weight decay 0.
-
-    Args:
-        optimizer: optimizer that was built for `groups`.
-        groups: parameter groups in the optimizer's order.
-        weight_decay: new value.
-    """
+    """Set the weight decay of the optimizer's groups, except for groups that were built with weight decay 0."""
     for group, paddle_group in zip(groups, optimizer._param_groups, strict=True):
         if group.weight_decay > 0:
             paddle_group["weight_decay"] = weight_decay

@@ -21,12 +21,7 @@ Schedule = Callable[[float, int], Rates]  # (completed epochs with their fractio
 
 
 def scaled_lr(blr: float, effective_batch: int) -> float:
-    """Return the learning rate blr * effective_batch / 256 (linear scaling, Goyal et al. 2017).
-
-    Args:
-        blr: base learning rate.
-        effective_batch: images per update.
-    """
+    """Return the learning rate blr * effective_batch / 256 (linear scaling, Goyal et al. 2017)."""
     return blr * effective_batch / 256
 
 

@@ -84,16 +84,11 @@ def check_stage(stage: int, *, is_gpu: bool, shares_network: bool) -> None:
 
 
 class Sharded(NamedTuple):
-    """Task and optimizer wrapped by Paddle's sharding.
+    """Task and optimizer wrapped by Paddle's sharding."""
 
-    Attributes:
-        layer: the wrapped task.
-        optimizer: the wrapped optimizer.
-        collect: gathers the whole weights in every process; all must call it. None if the weights are not sharded.
-    """
-
-    layer: nn.Layer
-    optimizer: Any
+    layer: nn.Layer  # the wrapped task
+    optimizer: Any  # the wrapped optimizer
+    # gathers the whole weights in every process; all must call it. None if the weights are not sharded.
     collect: Callable[[], Any] | None
 
 

@@ -16,23 +16,15 @@ Item = TypeVar("Item")
 
 @dataclass
 class Activity:
-    """Activity of a process.
+    """Activity of a process."""
 
-    Attributes:
-        phase: "start", "data", "forward", "backward", "collective", "optimizer", "log", "evaluation" or "save".
-        entered: number of phases entered so far.
-        waiting: whether the process waits for others in a method of `World` or `Group`.
-        ticks: number of steps within phases so far, such as batches of an evaluation or tensors of a checkpoint.
-        update: number of the last finished update of the run.
-        has_updated: whether this process has finished an update since `start_run`.
-    """
-
+    # "start", "data", "forward", "backward", "collective", "optimizer", "log", "evaluation" or "save"
     phase: str = "start"
-    entered: int = 0
-    waiting: bool = False
-    ticks: int = 0
-    update: int = 0
-    has_updated: bool = False
+    entered: int = 0  # number of phases entered so far
+    waiting: bool = False  # whether the process waits for others in a method of `World` or `Group`
+    ticks: int = 0  # number of steps within phases so far, such as batches of an evaluation or tensors of a checkpoint
+    update: int = 0  # number of the last finished update of the run
+    has_updated: bool = False  # whether this process has finished an update since `start_run`
 
     def __str__(self) -> str:
         barrier = ", waiting for the others" if self.waiting else ""

@@ -35,19 +35,14 @@ JOIN_TIMEOUT = 30.0
 
 
 class End(NamedTuple):
-    """Reason for the end of a run.
+    """Reason for the end of a run."""
 
-    Attributes:
-        cause: sentence without its period.
-        code: exit code for the processes.
-        in_words: True if the cause is an error that a process reported; False if it was detected from outside.
-        hung_at: number of the last update that the hanging process has reported, 0 without a report; None if the run
-            does not hang. If it is a number, every process writes its stacks.
-    """
-
-    cause: str
-    code: int = 1
+    cause: str  # sentence without its period
+    code: int = 1  # exit code for the processes
+    # True if the cause is an error that a process reported; False if it was detected from outside
     in_words: bool = False
+    # number of the last update that the hanging process has reported, 0 without a report; None if the run does not
+    # hang. If it is a number, every process writes its stacks.
     hung_at: int | None = None
 
     @classmethod
@@ -67,9 +62,6 @@ class End(NamedTuple):
 
 class Watch(ABC):
     """Monitor of other processes that ends this process when one of them dies or reports an error.
-
-    Args:
-        process: index of this process.
 
     Attributes:
         peers: connections to other processes.

@@ -18,30 +18,19 @@ CHUNK_ELEMENTS = 1 << 24  # 64 MB in float32
 
 
 class Part(NamedTuple):
-    """Part of a tensor that one process holds.
+    """Part of a tensor that one process holds."""
 
-    Attributes:
-        process: index of the process in the run.
-        shape: shape of the part.
-        dtype: name of its data type, such as "float32".
-        shard: description of the division that the part results from; None if the part is the whole tensor.
-    """
-
-    process: int
-    shape: tuple[int, ...]
-    dtype: str
-    shard: Shard | None
+    process: int  # index of the process in the run
+    shape: tuple[int, ...]  # shape of the part
+    dtype: str  # name of its data type, such as "float32"
+    shard: Shard | None  # description of the division that the part results from; None if the part is the whole tensor
 
 
 class Holdings(NamedTuple):
-    """Tensors of a checkpoint section that one process holds.
+    """Tensors of a checkpoint section that one process holds."""
 
-    Attributes:
-        tensors: tensors by key.
-        shards: for each tensor that is a share of a larger one, the description of the division, by key.
-    """
-
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]  # tensors by key
+    # for each tensor that is a share of a larger one, the description of the division, by key
     shards: Mapping[str, Shard]
 
 

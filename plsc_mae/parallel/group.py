@@ -17,17 +17,11 @@ _stores: list[Any] = []  # stores of gloo's groups, in order of creation; None f
 
 
 class Group(NamedTuple):
-    """Group of processes that exchange tensors; with a single member, `sum` and `broadcast` do nothing.
+    """Group of processes that exchange tensors; with a single member, `sum` and `broadcast` do nothing."""
 
-    Attributes:
-        rank: index of this process among the members; -1 if it is not a member.
-        ranks: process indices of the members in the run.
-        handle: Paddle's group object; None with a single member.
-    """
-
-    rank: int
-    ranks: tuple[int, ...]
-    handle: Any = None
+    rank: int  # index of this process among the members; -1 if it is not a member
+    ranks: tuple[int, ...]  # process indices of the members in the run
+    handle: Any = None  # Paddle's group object; None with a single member
 
     @classmethod
     def alone(cls) -> Group:

@@ -32,19 +32,12 @@ FIRST_UPDATE = 1800.0  # least seconds without progress allowed up to the first 
 
 @dataclasses.dataclass
 class Observed:
-    """Last observations of a process.
+    """Last observations of a process."""
 
-    Attributes:
-        name: name in messages.
-        heard: time in seconds from which its silence counts.
-        moved: time in seconds from which its lack of progress counts.
-        activity: content of its last report; None before the first.
-    """
-
-    name: str
-    heard: float
-    moved: float
-    activity: Activity | None = None
+    name: str  # name in messages
+    heard: float  # time in seconds from which its silence counts
+    moved: float  # time in seconds from which its lack of progress counts
+    activity: Activity | None = None  # content of its last report; None before the first
 
 
 class ProgressTable:

@@ -16,12 +16,7 @@ KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 
 
 class Peer:
-    """Connection to another process.
-
-    Args:
-        connection: connected socket.
-        name: name of the process in messages.
-    """
+    """Connection to another process."""
 
     def __init__(self, connection: socket.socket, name: str = "") -> None:
         self.connection, self.name = connection, name

@@ -16,9 +16,6 @@ def wait_for_store(process: int) -> None:
     """Wait until Paddle's store listens, if process 0 runs it on this machine; return after MAX_WAIT at the latest.
 
     In process 0, on other machines and on other systems than Linux this does nothing; Paddle's own attempts remain.
-
-    Args:
-        process: index of this process.
     """
     on_first_machine = process < int(os.environ.get("PADDLE_LOCAL_SIZE", "0"))
     if process == 0 or not on_first_machine or not _SOCKETS[0].exists():

@@ -24,17 +24,11 @@ from plsc_mae.parallel.world import World
 
 
 class Shard(NamedTuple):
-    """Description of the division of a parameter among processes, stored as `param.shard` of every share.
+    """Description of the division of a parameter among processes, stored as `param.shard` of every share."""
 
-    Attributes:
-        axis: axis along which the parameter is divided.
-        parts: number of tensors concatenated along the axis and divided separately, such as 3 for q, k and v.
-        group: the processes that hold the shares.
-    """
-
-    axis: int
-    parts: int
-    group: Group
+    axis: int  # axis along which the parameter is divided
+    parts: int  # number of tensors concatenated along the axis and divided separately, such as 3 for q, k and v
+    group: Group  # the processes that hold the shares
 
     def whole_shape(self, shape: Sequence[int]) -> list[int]:
         """Return the shape of the whole parameter whose shares have the shape `shape`."""
@@ -129,9 +123,6 @@ def share_blocks(model: nn.Layer, group: Group) -> None:
 
     Call this before anything refers to the parameters, which are replaced. All processes must start from the same whole
     network.
-
-    Raises:
-        ConfigError: see `check_divisible`.
     """
     if group.size == 1:
         return

@@ -53,9 +53,6 @@ def small_case(trained: PretrainConfig, seed: int) -> AnyCase:
     """Return a case with the options of `trained` and random weights, small enough to run the oracle many times.
 
     The encoder has two blocks of width 32 on 4 x 4 patches; `Case.small` gives the sizes of the other parts.
-
-    Raises:
-        ConfigError: see `random_case`.
     """
     sizes = {**_SMALL, **case_class(trained).small(trained)}
     return random_case(dataclasses.replace(trained, **sizes), 2, seed)

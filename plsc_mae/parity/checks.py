@@ -35,9 +35,6 @@ def against_oracle(case: AnyCase, steps: int, tolerance: float, seed: int) -> Co
         steps: number of optimizer updates.
         tolerance: upper limit of relative differences.
         seed: seed of the small network and of the directions of its derivatives.
-
-    Raises:
-        ConfigError: see `small_case`.
     """
     layers = differences(case.layers(), case.oracle(case.parameters()), tolerance)
     note = f"Outputs of every layer and the loss, for {len(case.batch['images'])} images."

@@ -22,21 +22,13 @@ class ParityError(UserError):
 
 @dataclass(frozen=True)
 class Row:
-    """Difference between two computations of one tensor.
+    """Difference between two computations of one tensor."""
 
-    Attributes:
-        name: name of the layer or parameter.
-        largest: largest absolute difference of an element, unless the section's note states another measure.
-        mean: mean absolute difference.
-        scale: divisor of `largest`, usually the largest absolute value of the reference's tensor.
-        tolerance: upper limit of `largest` / `scale`.
-    """
-
-    name: str
-    largest: float
-    mean: float
-    scale: float
-    tolerance: float
+    name: str  # name of the layer or parameter
+    largest: float  # largest absolute difference of an element, unless the section's note states another measure
+    mean: float  # mean absolute difference
+    scale: float  # divisor of `largest`, usually the largest absolute value of the reference's tensor
+    tolerance: float  # upper limit of `largest` / `scale`
 
     @property
     def relative(self) -> float:
@@ -54,19 +46,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows of one kind: layers, gradients or updates.
+    """Rows of one kind: layers, gradients or updates."""
 
-    Attributes:
-        title: heading in the report.
-        note: explanation of the rows.
-        rows: differences, one per tensor.
-        in_order: True if the rows are in the order of computation; the first row beyond tolerance then shows the layer
-            in which the network goes wrong.
-    """
-
-    title: str
-    note: str
-    rows: list[Row]
+    title: str  # heading in the report
+    note: str  # explanation of the rows
+    rows: list[Row]  # differences, one per tensor
+    # True if the rows are in the order of computation; the first row beyond tolerance
+    # then shows the layer in which the network goes wrong
     in_order: bool = False
 
     @property
@@ -77,20 +63,13 @@ class Section:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Comparison of one of our networks with one reference.
+    """Comparison of one of our networks with one reference."""
 
-    Attributes:
-        network: name of the network.
-        reference: name of the oracle or of the original implementation.
-        sections: compared tensors; empty if nothing was compared.
-        versions: versions of the reference's software.
-        remark: reason why nothing was compared, or deviation of the compared loss from that of training; else empty.
-    """
-
-    network: str
-    reference: str
-    sections: list[Section] = field(default_factory=list)
-    versions: str = ""
+    network: str  # name of the network
+    reference: str  # name of the oracle or of the original implementation
+    sections: list[Section] = field(default_factory=list)  # compared tensors; empty if nothing was compared
+    versions: str = ""  # versions of the reference's software
+    # reason why nothing was compared, or deviation of the compared loss from that of training; else empty
     remark: str = ""
 
     def failures(self) -> list[str]:

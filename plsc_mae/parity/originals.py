@@ -22,25 +22,17 @@ HUGGINGFACE = "huggingface"
 
 @dataclass(frozen=True)
 class Original:
-    """Original implementation of one of our networks.
+    """Original implementation of one of our networks."""
 
-    Attributes:
-        title: name of the project.
-        program: name of the program in `parity.references` that runs the project's code.
-        dialect: dialect of the project's weights.
-        marker: file that identifies a checkout of the project; "" if the project is an installed package.
-        case: class of the cases that the project may be able to compute.
-        settings: returns the settings from which the program builds the network of a case.
-        unsupported_reason: returns a clause that continues the name of the network, such as "cannot be built by ...";
-            "" if the project can build the network of a case.
-    """
-
-    title: str
-    program: str
-    dialect: str
-    marker: str
-    case: type[Case[Any]]
+    title: str  # name of the project
+    program: str  # name of the program in `parity.references` that runs the project's code
+    dialect: str  # dialect of the project's weights
+    marker: str  # file that identifies a checkout of the project; "" if the project is an installed package
+    case: type[Case[Any]]  # class of the cases that the project may be able to compute
+    # returns the settings from which the program builds the network of a case
     settings: Callable[[Any], dict[str, Any]]
+    # returns a clause that continues the name of the network, such as "cannot be built
+    # by ..."; "" if the project can build the network of a case
     unsupported_reason: Callable[[Any], str]
 
 

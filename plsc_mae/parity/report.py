@@ -71,17 +71,11 @@ bfloat16. The exit code is 1 if any difference exceeds its tolerance.
 
 @dataclass(frozen=True)
 class Report:
-    """Result of one `plsc-mae parity` command.
+    """Result of one `plsc-mae parity` command."""
 
-    Attributes:
-        circumstances: command, date, versions, device and similar facts, by name.
-        comparisons: comparisons of the command, in the order they ran.
-        absent: titles of the original implementations that were not run.
-    """
-
-    circumstances: Mapping[str, str]
-    comparisons: Sequence[Comparison]
-    absent: Sequence[str] = ()
+    circumstances: Mapping[str, str]  # command, date, versions, device and similar facts, by name
+    comparisons: Sequence[Comparison]  # comparisons of the command, in the order they ran
+    absent: Sequence[str] = ()  # titles of the original implementations that were not run
 
     def failures(self) -> list[str]:
         """Return one sentence for each section with rows beyond tolerance."""

@@ -23,11 +23,6 @@ def update_section(case: AnyCase, steps: int, tolerance: float) -> Section:
 
     Return the comparison of learning rates, trained weights and the loss after the last update. The weights of `case`
     change.
-
-    Args:
-        case: a small network and its batch.
-        steps: number of updates.
-        tolerance: largest relative difference that passes.
     """
     rates, expected = our_rates(case, steps), oracle_rates(case, steps)
     config = case.config

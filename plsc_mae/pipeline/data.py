@@ -9,11 +9,7 @@ from plsc_mae.data.transforms import Sample
 
 
 class SizeOnlyDataset:
-    """Data set of samples without content, because the later stages need only the size of a batch.
-
-    Args:
-        length: number of samples.
-    """
+    """Data set of samples without content, because the later stages need only the size of a batch."""
 
     def __init__(self, length: int) -> None:
         self.length = length

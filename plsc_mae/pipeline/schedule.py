@@ -23,19 +23,12 @@ StageFunction = Callable[[int, Tensor | None], Tensor]  # (micro-batch, its toke
 
 
 class Line(NamedTuple):
-    """Position of this process in the pipeline.
+    """Position of this process in the pipeline."""
 
-    Attributes:
-        stage: index of this stage; stage 0 reads the images.
-        stages: number of stages.
-        previous: group of this and the previous stage; None in the first stage.
-        following: group of this and the next stage; None in the last stage.
-    """
-
-    stage: int
-    stages: int
-    previous: Group | None
-    following: Group | None
+    stage: int  # index of this stage; stage 0 reads the images
+    stages: int  # number of stages
+    previous: Group | None  # group of this and the previous stage; None in the first stage
+    following: Group | None  # group of this and the next stage; None in the last stage
 
     @classmethod
     def of(cls, world: World) -> Line:

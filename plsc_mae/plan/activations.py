@@ -24,46 +24,31 @@ HALF = 2  # bytes of a float16 or bfloat16
 
 
 class Conditions(NamedTuple):
-    """Conditions under which a process runs a forward and backward pass.
+    """Conditions under which a process runs a forward and backward pass."""
 
-    Attributes:
-        batch: number of images in one pass.
-        low: bytes per number in matrix products, 2 in mixed precision and 4 otherwise.
-        capability: compute capability of the GPUs, which decides on the flash kernel; (0, 0) rules the kernel out.
-        tensor_parallel: number of processes that share the heads and hidden columns of every block.
-        recompute: whether trained blocks that are `Recomputable` keep only their input, from which the backward pass
-            computes them again.
-    """
-
-    batch: int
-    low: int = FLOAT32
+    batch: int  # number of images in one pass
+    low: int = FLOAT32  # bytes per number in matrix products, 2 in mixed precision and 4 otherwise
+    # compute capability of the GPUs, which decides on the flash kernel; (0, 0) rules the kernel out
     capability: tuple[int, int] = (0, 0)
-    tensor_parallel: int = 1
+    tensor_parallel: int = 1  # number of processes that share the heads and hidden columns of every block
+    # whether trained blocks that are `Recomputable` keep only their input, from which
+    # the backward pass computes them again
     recompute: bool = False
 
 
 class BlockMemory(NamedTuple):
-    """Memory of one block in bytes, and the number of its trained parameters.
+    """Memory of one block in bytes, and the number of its trained parameters."""
 
-    Attributes:
-        kept: bytes kept from the forward to the backward pass.
-        working: largest number of further bytes in use during the block's backward pass, or during its forward pass if
-            there is no backward pass.
-        entry: bytes of the block's input, the residual stream in float32.
-        summed: bytes that the block all-reduces over tensor-parallel processes in a forward pass, and again in a
-            backward pass.
-        trained: number of the block's trained parameters that the process holds; 0 without a backward pass.
-        backward: whether a backward pass goes through the block.
-        flash: whether its attention runs in the flash kernel, which keeps no softmax weights.
-    """
-
-    kept: int
+    kept: int  # bytes kept from the forward to the backward pass
+    # largest number of further bytes in use during the block's backward pass, or during
+    # its forward pass if there is no backward pass
     working: int
-    entry: int
+    entry: int  # bytes of the block's input, the residual stream in float32
+    # bytes that the block all-reduces over tensor-parallel processes in a forward pass, and again in a backward pass
     summed: int
-    trained: int
-    backward: bool
-    flash: bool
+    trained: int  # number of the block's trained parameters that the process holds; 0 without a backward pass
+    backward: bool  # whether a backward pass goes through the block
+    flash: bool  # whether its attention runs in the flash kernel, which keeps no softmax weights
 
 
 class _Branch(NamedTuple):

@@ -17,15 +17,10 @@ Changes = dict[str, Any]
 
 
 class Remedy(NamedTuple):
-    """Change of options with which a run fits.
+    """Change of options with which a run fits."""
 
-    Attributes:
-        changes: the options to change together, {name: new value}.
-        estimate: cost of an optimizer step with them.
-    """
-
-    changes: Changes
-    estimate: Estimate
+    changes: Changes  # the options to change together, {name: new value}
+    estimate: Estimate  # cost of an optimizer step with them
 
 
 def remedy(

@@ -20,19 +20,12 @@ ADAMW_STATE = 2 * FLOAT32  # two moments; the other optimizers keep one velocity
 
 
 class Layout(NamedTuple):
-    """Division of a network and its data among processes.
+    """Division of a network and its data among processes."""
 
-    Attributes:
-        data: number of parts into which a global batch is divided.
-        tensor: number of processes that share every block.
-        pipeline: number of pipeline stages.
-        micro_batches: number of passes through the stages in one iteration; 1 without a pipeline.
-    """
-
-    data: int
-    tensor: int = 1
-    pipeline: int = 1
-    micro_batches: int = 1
+    data: int  # number of parts into which a global batch is divided
+    tensor: int = 1  # number of processes that share every block
+    pipeline: int = 1  # number of pipeline stages
+    micro_batches: int = 1  # number of passes through the stages in one iteration; 1 without a pipeline
 
     @classmethod
     def of(cls, config: TrainingConfig, devices: int) -> Layout:
@@ -63,21 +56,13 @@ class Traffic(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Cost of an optimizer step for a device of the pipeline stage that needs the most memory.
+    """Cost of an optimizer step for a device of the pipeline stage that needs the most memory."""
 
-    Attributes:
-        layout: division of the run among the devices.
-        usage: memory in bytes at the moment that needs the most.
-        traffic: bytes that the device sends.
-        blocks: number of the stage's transformer blocks.
-        flash_blocks: number of these blocks whose attention runs in the flash kernel.
-    """
-
-    layout: Layout
-    usage: Usage
-    traffic: Traffic
-    blocks: int
-    flash_blocks: int
+    layout: Layout  # division of the run among the devices
+    usage: Usage  # memory in bytes at the moment that needs the most
+    traffic: Traffic  # bytes that the device sends
+    blocks: int  # number of the stage's transformer blocks
+    flash_blocks: int  # number of these blocks whose attention runs in the flash kernel
 
 
 def estimate(sketch: Sketch, config: TrainingConfig, devices: int, *, capability: Capability = AMPERE) -> Estimate:

@@ -30,18 +30,12 @@ LEARNING_RATE = 1e-4
 
 
 class Measurement(NamedTuple):
-    """Memory and speed of updates in this process.
+    """Memory and speed of updates in this process."""
 
-    Attributes:
-        allocated: peak of Paddle's allocator since the start of the process, in bytes.
-        resident: peak of the process's resident memory less its size before the network is built, in bytes; None on
-            GPU.
-        images_per_second: speed of whole updates; the images are in memory already.
-    """
-
-    allocated: int
+    allocated: int  # peak of Paddle's allocator since the start of the process, in bytes
+    # peak of the process's resident memory less its size before the network is built, in bytes; None on GPU
     resident: int | None
-    images_per_second: float
+    images_per_second: float  # speed of whole updates; the images are in memory already
 
 
 def measure(config: TrainingConfig) -> Measurement:

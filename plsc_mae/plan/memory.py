@@ -17,19 +17,12 @@ from plsc_mae.plan.activations import HALF, BlockMemory, Conditions, block_memor
 
 
 class Parameters(NamedTuple):
-    """Parameter counts of a process.
+    """Parameter counts of a process."""
 
-    Attributes:
-        trained: trained parameters.
-        frozen: frozen parameters.
-        matrices: trained parameters with two axes or more, which mixed precision copies in 16 bits.
-        largest: elements of the largest trained tensor, which determine the working memory of an update.
-    """
-
-    trained: int
-    frozen: int = 0
-    matrices: int = 0
-    largest: int = 0
+    trained: int  # trained parameters
+    frozen: int = 0  # frozen parameters
+    matrices: int = 0  # trained parameters with two axes or more, which mixed precision copies in 16 bits
+    largest: int = 0  # elements of the largest trained tensor, which determine the working memory of an update
 
     @classmethod
     def of(cls, network: nn.Layer, tensor_parallel: int) -> Parameters:
@@ -45,31 +38,21 @@ class Parameters(NamedTuple):
 
 
 class States(NamedTuple):
-    """Bytes that an unsharded run keeps for every trained parameter, and the processes that divide them.
+    """Bytes that an unsharded run keeps for every trained parameter, and the processes that divide them."""
 
-    Attributes:
-        weight: bytes of a trained weight; frozen ones are float32.
-        gradient: bytes of its gradient.
-        optimizer: bytes of its optimizer state.
-        master: bytes of its float32 copy beside a 16-bit weight.
-        average: bytes of its moving average.
-        sharding_stage: 1 divides optimizer state and master weights among `sharded` processes, 2 also gradients, 3 also
-            weights; 0 divides nothing.
-        sharded: number of processes that divide states.
-        data_parallel: number of processes that exchange gradients by Paddle's DataParallel, which never releases the
-            gradients and holds a second, fused copy; 1 on CPUs, which do not use DataParallel.
-        accumulates: whether the gradients of several passes are added up.
-    """
-
-    weight: int = FLOAT32
-    gradient: int = FLOAT32
-    optimizer: int = 2 * FLOAT32
-    master: int = 0
-    average: int = 0
+    weight: int = FLOAT32  # bytes of a trained weight; frozen ones are float32
+    gradient: int = FLOAT32  # bytes of its gradient
+    optimizer: int = 2 * FLOAT32  # bytes of its optimizer state
+    master: int = 0  # bytes of its float32 copy beside a 16-bit weight
+    average: int = 0  # bytes of its moving average
+    # 1 divides optimizer state and master weights among `sharded` processes, 2 also
+    # gradients, 3 also weights; 0 divides nothing
     sharding_stage: int = 0
-    sharded: int = 1
+    sharded: int = 1  # number of processes that divide states
+    # number of processes that exchange gradients by Paddle's DataParallel, which never releases the gradients and holds
+    # a second, fused copy; 1 on CPUs, which do not use DataParallel
     data_parallel: int = 1
-    accumulates: bool = False
+    accumulates: bool = False  # whether the gradients of several passes are added up
 
     def share(self, stage: int, size: int) -> int:
         """Return the bytes that one process keeps of a total `size` that ZeRO divides in `stage` and higher stages."""
@@ -95,17 +78,11 @@ class Usage(NamedTuple):
 
 
 class PassMemory(NamedTuple):
-    """Memory of one forward and backward pass, without the states of parameters.
+    """Memory of one forward and backward pass, without the states of parameters."""
 
-    Attributes:
-        outline: the task's outline of the pass.
-        blocks: memory of the transformer blocks, in the order of the forward pass.
-        kept: bytes kept for the backward pass outside of blocks, 16-bit copies of weights included.
-    """
-
-    outline: MemoryOutline
-    blocks: tuple[BlockMemory, ...]
-    kept: int
+    outline: MemoryOutline  # the task's outline of the pass
+    blocks: tuple[BlockMemory, ...]  # memory of the transformer blocks, in the order of the forward pass
+    kept: int  # bytes kept for the backward pass outside of blocks, 16-bit copies of weights included
 
     @classmethod
     def of(cls, outline: MemoryOutline, parameters: Parameters, conditions: Conditions, *, cast: bool) -> PassMemory:

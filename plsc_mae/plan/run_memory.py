@@ -19,11 +19,6 @@ def planned_memory(task: Task, config: TrainingConfig, world: World) -> int | No
     There is no estimate (None) for a task without a memory outline, for cached features, and for tensor or pipeline
     parallelism, in which `task` has only a part of the network.
 
-    Args:
-        task: task of the run.
-        config: options of the run.
-        world: processes of the run.
-
     Raises:
         ConfigError: the run does not support its precision or its sharding stage.
     """

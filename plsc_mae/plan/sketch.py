@@ -20,28 +20,18 @@ IMAGENET_CLASSES = 1000
 
 
 class Sketch(NamedTuple):
-    """Task without weights, and the number of its operations.
-
-    Attributes:
-        task: the task.
-        forward_macs: multiply-accumulates of one image's forward pass; a tokenizer is not counted.
-        training_macs: multiply-accumulates of one image's update; a backward pass costs twice its forward pass.
-        stages: the task of each pipeline stage; only the whole task if there is no pipeline.
-    """
+    """Task without weights, and the number of its operations."""
 
     task: Task
-    forward_macs: int
-    training_macs: int
-    stages: tuple[Task, ...]
+    forward_macs: int  # multiply-accumulates of one image's forward pass; a tokenizer is not counted
+    training_macs: int  # multiply-accumulates of one image's update; a backward pass costs twice its forward pass
+    stages: tuple[Task, ...]  # the task of each pipeline stage; only the whole task if there is no pipeline
 
 
 def check_network(config: TrainingConfig) -> None:
     """Check that the options describe a network, before a run reads its images; no weights are created.
 
     The device is set to the CPU, because the processes of a run choose theirs later.
-
-    Raises:
-        ConfigError: see `sketch`.
     """
     paddle.set_device("cpu")
     sketch(config)

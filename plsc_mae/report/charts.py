@@ -19,17 +19,11 @@ FEW_POINTS = 40  # a curve of up to this number of points has markers
 
 
 class Curve(NamedTuple):
-    """A curve of a chart.
+    """A curve of a chart."""
 
-    Attributes:
-        label: its name in the legend.
-        x: updates or epochs in ascending order.
-        y: values.
-    """
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
+    label: str  # its name in the legend
+    x: Sequence[float]  # updates or epochs in ascending order
+    y: Sequence[float]  # values
 
 
 class Level(NamedTuple):

@@ -29,42 +29,25 @@ RULE = f"A loss is flagged if it deviates by more than {TOLERANCE:.0%} from the 
 
 
 class PublishedLog(NamedTuple):
-    """A published training log, as far as its numbers are known.
+    """A published training log, as far as its numbers are known."""
 
-    Attributes:
-        name: code base, network and length.
-        recipe: recipe of the run.
-        source: place where the log was published.
-        metric: name of the values in our log.txt.
-        images_per_update: effective batch size.
-        epochs: zero-based epochs whose values are known.
-        values: mean of the metric in each of these epochs.
-    """
-
-    name: str
+    name: str  # code base, network and length
     recipe: str
-    source: str
-    metric: str
-    images_per_update: int
-    epochs: Sequence[int]
-    values: Sequence[float]
+    source: str  # place where the log was published
+    metric: str  # name of the values in our log.txt
+    images_per_update: int  # effective batch size
+    epochs: Sequence[int]  # zero-based epochs whose values are known
+    values: Sequence[float]  # mean of the metric in each of these epochs
 
 
 class Comparison(NamedTuple):
-    """Comparison of a run with a published log of its recipe.
-
-    Attributes:
-        log: the published log.
-        text: the result in a sentence.
-        deviates: whether a loss deviates by more than TOLERANCE.
-        own: (epochs, values) of the run.
-        rows: (epoch, published value, value of the run, deviation in percent) for every epoch that both have.
-    """
+    """Comparison of a run with a published log of its recipe."""
 
     log: PublishedLog
-    text: str
-    deviates: bool
-    own: tuple[list[float], list[float]]
+    text: str  # the result in a sentence
+    deviates: bool  # whether a loss deviates by more than TOLERANCE
+    own: tuple[list[float], list[float]]  # (epochs, values) of the run
+    # (epoch, published value, value of the run, deviation in percent) for every epoch that both have
     rows: list[tuple[int, float, float, float]]
 
 

@@ -27,15 +27,10 @@ Records = Sequence[Mapping[str, Any]]
 
 
 class Picture(NamedTuple):
-    """A picture that the run has written.
+    """A picture that the run has written."""
 
-    Attributes:
-        step: number of finished updates; in records of earlier versions, of epochs.
-        encoded: content of the image file.
-    """
-
-    step: int
-    encoded: bytes
+    step: int  # number of finished updates; in records of earlier versions, of epochs
+    encoded: bytes  # content of the image file
 
     @property
     def image(self) -> Image.Image:
@@ -45,30 +40,18 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run, read from its output folder.
-
-    Attributes:
-        path: the folder.
-        run: id of the run; "" if it has none.
-        options: options by name; empty without a readable config file.
-        intervals: records of train.jsonl.
-        epochs: records of log.txt, without top-5 accuracies that are 100 in all of them.
-        history: records of history.jsonl.
-        trivial: content of trivial_losses.json; empty if the file is missing or damaged.
-        pictures: pictures by tag, in the order of time.
-        lacking: sentences about contents that this folder lacks, for the report.
-        classes: content of class_results.json; None if the file is missing or damaged, as in runs that do not classify.
-    """
+    """A run, read from its output folder."""
 
     path: Path
-    run: str
-    options: Mapping[str, Any]
-    intervals: Records
-    epochs: Records
-    history: Records
-    trivial: Mapping[str, Any]
-    pictures: Mapping[str, Sequence[Picture]]
-    lacking: list[str] = field(default_factory=list)
+    run: str  # id of the run; "" if it has none
+    options: Mapping[str, Any]  # options by name; empty without a readable config file
+    intervals: Records  # records of train.jsonl
+    epochs: Records  # records of log.txt, without top-5 accuracies that are 100 in all of them
+    history: Records  # records of history.jsonl
+    trivial: Mapping[str, Any]  # content of trivial_losses.json; empty if the file is missing or damaged
+    pictures: Mapping[str, Sequence[Picture]]  # pictures by tag, in the order of time
+    lacking: list[str] = field(default_factory=list)  # sentences about contents that this folder lacks, for the report
+    # content of class_results.json; None if the file is missing or damaged, as in runs that do not classify
     classes: ClassResults | None = None
 
     @property

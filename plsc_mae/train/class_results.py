@@ -56,15 +56,12 @@ def read_class_results(folder: Path) -> ClassResults | None:
     try:
         content = json.loads((folder / CLASS_RESULTS).read_text(encoding="utf-8"))
         names = [str(name) for name in content["names"]]
-        best = content.get(_BEST)
-        trained = None if (found := content.get(_TRAINED)) is None else np.asarray(found, np.int64)
-        if trained is not None and trained.shape != (len(names),):
-            return None
+        best, trained = content.get(_BEST), content.get(_TRAINED)
         return ClassResults(
             names,
             _read_entry(content[_LAST], len(names)),
             None if best is None else _read_entry(best, len(names)),
-            trained,
+            None if trained is None else _read_counts(trained, len(names)),
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
@@ -120,8 +117,14 @@ def _entry(found: EpochCounts) -> dict[str, Any]:
 
 def _read_entry(entry: Mapping[str, Any], classes: int) -> EpochCounts:
     """Return the counts of an entry; raise ValueError, TypeError or KeyError if it is damaged."""
-    columns = [np.asarray(entry[name], np.int64) for name in ClassCounts._fields]
-    counts = ClassCounts(*columns)
-    if any(column.shape != (classes,) for column in columns) or counts.mistaken_for.max(initial=-1) >= classes:
+    counts = ClassCounts(*(_read_counts(entry[name], classes) for name in ClassCounts._fields))
+    if counts.mistaken_for.max(initial=-1) >= classes:
         raise ValueError("the counts do not fit the names")
     return EpochCounts(int(entry["epoch"]), int(entry["step"]), counts)
+
+
+def _read_counts(values: Any, classes: int) -> Counts:
+    counts = np.asarray(values, np.int64)
+    if counts.shape != (classes,):
+        raise ValueError("the counts do not fit the names")
+    return counts

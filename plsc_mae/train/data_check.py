@@ -44,15 +44,10 @@ Notes = npt.NDArray[np.int64]
 
 
 class BadFile(NamedTuple):
-    """File that cannot be read.
+    """File that cannot be read."""
 
-    Attributes:
-        number: zero-based index of the file in its list.
-        reason: sentence that names the file and the reason.
-    """
-
-    number: int
-    reason: str
+    number: int  # zero-based index of the file in its list
+    reason: str  # sentence that names the file and the reason
 
 
 def check_data(config: TrainingConfig, world: World, lists: Mapping[str, ImageList]) -> dict[str, list[BadFile]]:

@@ -116,12 +116,6 @@ def warn_of_schedule(config: TrainingConfig, schedule: Schedule, *, lr: float, u
 
     The signs are a warm-up that is long or not over at --max_train_step, a --min_lr or --warmup_lr above the peak, and
     LARS with tiny updates.
-
-    Args:
-        config: options of the run.
-        schedule: the schedule of the run.
-        lr: peak learning rate.
-        updates_per_epoch: number of updates per epoch.
     """
     for sentence in (
         *_long_warmup(config, updates_per_epoch),

@@ -18,19 +18,12 @@ SMALLEST_LOSS_SCALE = 1.0  # gradients that overflow at scale 1 overflow without
 
 
 class Precision(NamedTuple):
-    """Numerical precision of a run.
+    """Numerical precision of a run."""
 
-    Attributes:
-        dtype: 16-bit type of mixed precision; None for float32.
-        note: description for the log.
-        level: "O1" casts the inputs of suitable kernels; "O2" also keeps most weights in 16 bits.
-        initial_loss_scale: first value of the dynamic loss scale; None disables loss scaling.
-    """
-
-    dtype: str | None
-    note: str
-    level: str = "O1"
-    initial_loss_scale: float | None = None
+    dtype: str | None  # 16-bit type of mixed precision; None for float32
+    note: str  # description for the log
+    level: str = "O1"  # "O1" casts the inputs of suitable kernels; "O2" also keeps most weights in 16 bits
+    initial_loss_scale: float | None = None  # first value of the dynamic loss scale; None disables loss scaling
 
 
 FLOAT32 = Precision(None, "float32")

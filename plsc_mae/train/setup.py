@@ -144,11 +144,7 @@ def training_loader(
 
 
 def share_network(model: nn.Layer, config: TrainingConfig, world: World) -> None:
-    """Reduce a network in place to this process's part (--tensor_parallel) and apply --recompute.
-
-    Raises:
-        ConfigError: the processes cannot divide the network, see `check_divisible`.
-    """
+    """Reduce a network in place to this process's part (--tensor_parallel) and apply --recompute."""
     share_blocks(model, world.tensor)
     if config.recompute:
         keep_no_activations(model)

@@ -71,9 +71,6 @@ _HANDLERS: Mapping[Handler, Handler] = {
 class StopRequest:
     """Request to stop a run, which any of its processes may receive as a signal.
 
-    Args:
-        world: processes of the run.
-
     Attributes:
         signal: number of the first signal that this process received; 0 before that.
         exchanged: largest signal number of all processes when the last update exchanged its losses; 0 for none.

@@ -24,17 +24,11 @@ PIECE_ELEMENTS = 1 << 26  # largest temporary copy of several gradients, 256 MB 
 
 
 class AccumulationGroup(NamedTuple):
-    """Consecutive iterations whose gradients are summed for one update.
+    """Consecutive iterations whose gradients are summed for one update."""
 
-    Attributes:
-        number: zero-based index of the update in its epoch.
-        start: zero-based index of the group's first iteration in the epoch.
-        size: number of iterations in the group.
-    """
-
-    number: int
-    start: int
-    size: int
+    number: int  # zero-based index of the update in its epoch
+    start: int  # zero-based index of the group's first iteration in the epoch
+    size: int  # number of iterations in the group
 
     @property
     def last(self) -> int:
@@ -43,15 +37,10 @@ class AccumulationGroup(NamedTuple):
 
 
 class Accumulation(NamedTuple):
-    """Division of an epoch's iterations into accumulation groups; the last group may be shorter.
+    """Division of an epoch's iterations into accumulation groups; the last group may be shorter."""
 
-    Attributes:
-        iterations: iterations per epoch.
-        accum_iter: iterations per update.
-    """
-
-    iterations: int
-    accum_iter: int
+    iterations: int  # iterations per epoch
+    accum_iter: int  # iterations per update
 
     @property
     def updates(self) -> int:
@@ -84,15 +73,10 @@ class Verdict(enum.Enum):
 
 
 class UpdateResult(NamedTuple):
-    """Outcome of an update.
+    """Outcome of an update."""
 
-    Attributes:
-        applied: whether the parameters were updated.
-        norm: global gradient norm without the loss scale, before clipping; a scalar on the device.
-    """
-
-    applied: bool
-    norm: Tensor
+    applied: bool  # whether the parameters were updated
+    norm: Tensor  # global gradient norm without the loss scale, before clipping; a scalar on the device
 
 
 class Stepper:

@@ -387,13 +387,7 @@ class Trainer:
     def _record(
         self, means: Mapping[str, float], lap: tuple[float, float], images: int
     ) -> tuple[dict[str, float], float]:
-        """Return (record of a print interval, estimated seconds to the end of the run).
-
-        Args:
-            means: mean values of the interval by name.
-            lap: seconds of the interval and the fraction of them spent waiting for data.
-            images: number of images in these seconds, over all processes.
-        """
+        """Return (record of a print interval, estimated seconds to the end of the run)."""
         at, (seconds, data_share) = self.progress, lap
         record = {
             "epoch": at.epoch,

@@ -333,10 +333,6 @@ def _remedy(source: Checkpoint | Mapping[str, Array]) -> str:
 def recognize(tensors: Tensors, where: str) -> Dialect:
     """Return the dialect of the tensors.
 
-    Args:
-        tensors: arrays by their foreign names.
-        where: source of the tensors, for the message.
-
     Raises:
         CheckpointError: no dialect recognizes the names.
     """

@@ -12,41 +12,27 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class TensorDifference:
-    """Difference of two tensors of the same shape.
+    """Difference of two tensors of the same shape."""
 
-    Attributes:
-        name: name of the tensor.
-        max_abs: largest absolute difference of two values; infinite if a value is NaN in one tensor only.
-        relative: `max_abs` divided by the largest finite absolute value in either tensor; `max_abs` itself if that
-            value is 0.
-        differing: number of values that differ.
-        size: number of values.
-    """
-
-    name: str
-    max_abs: float
+    name: str  # name of the tensor
+    max_abs: float  # largest absolute difference of two values; infinite if a value is NaN in one tensor only
+    # `max_abs` divided by the largest finite absolute value in either tensor; `max_abs` itself if that value is 0
     relative: float
-    differing: int
-    size: int
+    differing: int  # number of values that differ
+    size: int  # number of values
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Result of comparing two tables of tensors.
+    """Result of comparing two tables of tensors."""
 
-    Attributes:
-        only_a: names that only the first table has.
-        only_b: names that only the second table has.
-        other_shapes: {name: (shape in the first table, shape in the second)} of the tensors whose shapes differ.
-        identical: names of tensors with the same type and the same bits.
-        compared: differences of the other tensors of equal shapes, the largest first. For floating-point tensors, a
-            difference of 0 means that only types, signs of zeros or bits of NaNs differ.
-    """
-
-    only_a: list[str]
-    only_b: list[str]
+    only_a: list[str]  # names that only the first table has
+    only_b: list[str]  # names that only the second table has
+    # {name: (shape in the first table, shape in the second)} of the tensors whose shapes differ
     other_shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    identical: list[str]
+    identical: list[str]  # names of tensors with the same type and the same bits
+    # differences of the other tensors of equal shapes, the largest first. For floating-point tensors, a difference of 0
+    # means that only types, signs of zeros or bits of NaNs differ.
     compared: list[TensorDifference]
 
     def within(self, tolerance: float) -> bool:

@@ -70,19 +70,12 @@ class _Answer:
 
 @dataclass(frozen=True)
 class Fetched:
-    """Verified weight file.
+    """Verified weight file."""
 
-    Attributes:
-        path: location of the file.
-        downloaded: False if the file existed already.
-        sha256: checksum of the file, in hexadecimal.
-        verdict: result of the checksum verification, as text.
-    """
-
-    path: Path
-    downloaded: bool
-    sha256: str
-    verdict: str
+    path: Path  # location of the file
+    downloaded: bool  # False if the file existed already
+    sha256: str  # checksum of the file, in hexadecimal
+    verdict: str  # result of the checksum verification, as text
 
 
 def fetch(
@@ -246,18 +239,7 @@ def _get(url: str, have: int, version: _Version, timeout: float) -> requests.Res
 
 
 def _answer(url: str, response: requests.Response, have: int, version: _Version) -> _Answer | None:
-    """Return a response as an `_Answer`; None if it is a part of the file that does not continue the partial file.
-
-    Args:
-        url: address of the file.
-        response: response with its body unread.
-        have: number of bytes in the partial file.
-        version: version of the file that these bytes belong to.
-
-    Raises:
-        _Refused: the status is a permanent error.
-        _Interrupted: the status is a temporary error.
-    """
+    """Return a response as an `_Answer`; None if it is a part of the file that does not continue the partial file."""
     status, headers = response.status_code, response.headers
     if status >= HTTPStatus.BAD_REQUEST:
         response.close()
@@ -359,9 +341,6 @@ def _checked(file: Path, path: Path, checksum: Checksum | None, size: int | None
         checksum: expected checksum; None if unknown.
         size: expected size in bytes; None if unknown.
         downloaded: whether the file has been downloaded by this call of `fetch`.
-
-    Raises:
-        CheckpointError: the file cannot be read, or has another size or checksum.
     """
     remedy = "" if downloaded else "; remove it to fetch it again"
     read_file(file)

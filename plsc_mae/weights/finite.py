@@ -22,11 +22,6 @@ def require_finite(
 
     To save memory, only complex tensors and tensors with values that are not finite are copied, one at a time.
 
-    Args:
-        tensors: arrays by name.
-        where: source of the tensors, for the message.
-        remedy: advice for the message.
-
     Raises:
         CheckpointError: a value is NaN, infinite, or beyond the range of float32.
     """
@@ -46,10 +41,6 @@ def require_floats(tensors: Mapping[str, NDArray[Any]], where: str) -> None:
 
     Integers are quantized weights, which are wrong without their scales; a cast of complex numbers drops their
     imaginary parts.
-
-    Args:
-        tensors: arrays by name.
-        where: source of the tensors, for the message.
 
     Raises:
         CheckpointError: a tensor has another type, such as integers, booleans or complex numbers.

@@ -85,19 +85,14 @@ HALVES = ImageStatistics((0.5,) * 3, (0.5,) * 3)
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """Weight files of a folder.
+    """Weight files of a folder."""
 
-    Attributes:
-        kind: description of the folder, such as "DeepSpeed folder".
-        files: the weight files.
-        places: {tensor: name of its file} of a sharded model; empty for a single file.
-        meta: entries that the folder states: `args` (training options), `config` (content of config.json), `classes`
-            (their names) and `statistics` (of the images).
-    """
-
-    kind: str
-    files: tuple[Path, ...]
+    kind: str  # description of the folder, such as "DeepSpeed folder"
+    files: tuple[Path, ...]  # the weight files
+    # {tensor: name of its file} of a sharded model; empty for a single file
     places: Mapping[str, str] = field(default_factory=dict)
+    # entries that the folder states: `args` (training options), `config` (content of
+    # config.json), `classes` (their names) and `statistics` (of the images)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -123,11 +118,7 @@ def open_folder(folder: Path) -> ModelFolder:
 
 
 def _open_deepspeed(folder: Path) -> ModelFolder:
-    """Return the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names.
-
-    Raises:
-        CheckpointError: there is no such file, or several.
-    """
+    """Return the file of a DeepSpeed checkpoint in `folder`, or in the sub-folder that the file `latest` names."""
     inner = folder
     if (folder / "latest").is_file():
         tag = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()

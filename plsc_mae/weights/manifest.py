@@ -57,39 +57,22 @@ class Checksum:
 
 @dataclass(frozen=True)
 class Entry:
-    """Published weight file; unknown values are empty or None.
+    """Published weight file; unknown values are empty or None."""
 
-    Attributes:
-        name: name in commands.
-        source: project that published it.
-        licence: license of that project, "not stated" if none is known.
-        network: network that the weights belong to.
-        dialect: naming of its tensors.
-        good_for: commands and options that can use it.
-        accuracy: ImageNet-1k top-1 accuracy in percent, as reported by the source.
-        url: download address.
-        by_hand: reason why the file must be downloaded manually; replaces `url`.
-        page: web page about the file.
-        file: local file name.
-        checksum: published checksum.
-        bytes: size in bytes.
-        note: further remarks.
-    """
-
-    name: str
-    source: str
-    licence: str
-    network: str
-    dialect: str
-    good_for: str
-    page: str
-    file: str
-    accuracy: str = ""
-    url: str = ""
-    by_hand: str = ""
-    checksum: Checksum | None = None
-    bytes: int | None = None
-    note: str = ""
+    name: str  # name in commands
+    source: str  # project that published it
+    licence: str  # license of that project, "not stated" if none is known
+    network: str  # network that the weights belong to
+    dialect: str  # naming of its tensors
+    good_for: str  # commands and options that can use it
+    page: str  # web page about the file
+    file: str  # local file name
+    accuracy: str = ""  # ImageNet-1k top-1 accuracy in percent, as reported by the source
+    url: str = ""  # download address
+    by_hand: str = ""  # reason why the file must be downloaded manually; replaces `url`
+    checksum: Checksum | None = None  # published checksum
+    bytes: int | None = None  # size in bytes
+    note: str = ""  # further remarks
 
     def path(self, folder: str | Path) -> Path:
         """Return the path of the file when it is fetched into `folder`."""

@@ -17,11 +17,7 @@ HUB_FILE = "https://huggingface.co/{}/resolve/main/model.safetensors"
 
 
 def fetch_advice(path: str | Path) -> str:
-    """Return, as the end of a sentence, advice on a URL or name given in place of a path; "" for an ordinary path.
-
-    Args:
-        path: path of a file that does not exist.
-    """
+    """Return, as the end of a sentence, advice on a URL or name given in place of a path; "" for an ordinary path."""
     text = HUB_PREFIX.sub("hf://", str(path))
     entries = read_manifest()
     if text in entries:

@@ -134,9 +134,8 @@ def test_what_a_file_is_and_is_good_for(inspected, name):
 def test_the_fine_tuning_that_is_proposed_takes_the_file(inspected, name):
     line = inspected(golden_path(name))["uses"]["finetune"]
     config = parsed(line)
-    report = load_into_classifier(
-        build_classifier(config, 3), config.finetune, norm_into_fc_norm=config.method == "cae"
-    )
+    model, stored = build_classifier(config, 3), weights.read_network(config.finetune)
+    report = load_into_classifier(model, stored, norm_into_fc_norm=config.method == "cae")
     assert len(report.matched) > 25
 
 

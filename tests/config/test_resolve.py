@@ -15,7 +15,7 @@ from plsc_mae.config.features import KNNConfig
 from plsc_mae.config.inference import ExplainConfig
 from plsc_mae.config.resolve import from_mapping, load_config, parse
 from plsc_mae.config.runs import PlotConfig
-from plsc_mae.config.schema import option, to_yaml
+from plsc_mae.config.schema import option, options, to_yaml
 from plsc_mae.config.training import PretrainConfig
 from plsc_mae.errors import ConfigError
 
@@ -414,7 +414,7 @@ def test_help_lists_every_option_and_no_retired_one(capsys):
         resolved("--help", "all", "--method", "mae", configs=METHODS)
     assert exit.value.code == 0
     shown = capsys.readouterr().out
-    for item in dataclasses.fields(MAEConfig):
+    for item in options(MAEConfig):
         assert f"--{item.name}" in shown
     for name in (*MAEConfig.retired, *MAEConfig.aliases, "num_mask_patches"):
         assert f"--{name} " not in shown

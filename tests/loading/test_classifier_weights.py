@@ -57,6 +57,18 @@ def save(tmp_path):
     return write
 
 
+def read(source, key="", prefix="") -> weights.Checkpoint:
+    return source if isinstance(source, weights.Checkpoint) else weights.read_network(source, key, prefix)
+
+
+def start(model, source, *, key="", prefix="", **options) -> weights.LoadReport:
+    return load_into_classifier(model, read(source, key, prefix), **options)
+
+
+def load_trained(model, source, *, key="") -> weights.LoadReport:
+    return load_classifier_weights(model, read(source, key))
+
+
 def autoencoder(**options) -> MaskedAutoencoder:
     return MaskedAutoencoder(**{**SIZES, **DECODER, **options})
 
@@ -76,7 +88,7 @@ def test_a_classifier_starts_as_the_originals(golden, root, name):
     case = golden(f"cae/checkpoints/load_{name}_expected")
     model = ImageClassifier(**CAE, **CLASSIFIERS[name])
     path = root / "tests/golden/cae/checkpoints" / case.meta["file"]
-    report = load_into_classifier(model, path, norm_into_fc_norm=True)
+    report = start(model, path, norm_into_fc_norm=True)
     found = set(weights.export(model, "beit", {key: np.zeros(1) for key in report.matched}))
     ours = {"norm.weight", "norm.bias"} if name == "finetune_use_cls" else set()
     assert found == set(case.meta["loaded_target_from_source"]) | ours
@@ -98,7 +110,7 @@ def test_a_classifier_starts_from_mae_priv_and_mae_pytorch(mae_files, name, opti
     """Everything of the encoder but its norm, for the one behind the pooling is fresh in the originals."""
     model = ImageClassifier(**options)
     stored = weights.read(mae_files / f"{name}.pth")
-    report = load_into_classifier(model, stored, norm_into_fc_norm=False)
+    report = start(model, stored, norm_into_fc_norm=False)
     assert report.missing == ["fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"]
     assert {name for name in report.unexpected if name.startswith("encoder.")} == {
         "encoder.norm.weight",
@@ -113,14 +125,14 @@ def test_a_classifier_starts_from_mae_priv_and_mae_pytorch(mae_files, name, opti
 def test_the_head_of_a_classifier_is_kept_where_it_fits(golden, mae_files):
     case, path = golden("mae/checkpoints/fb_finetuned_gap"), mae_files / "fb_finetuned_gap.pth"
     model = ImageClassifier(**SMALL, positions="learned")
-    report = load_into_classifier(model, path, norm_into_fc_norm=False)
+    report = start(model, path, norm_into_fc_norm=False)
     assert (report.missing, report.unexpected) == ([], [])
     expected = case["output/logits"]
     np.testing.assert_allclose(logits_of(model, case["input/images"]), expected, rtol=1e-4, atol=2e-5)
 
     other = ImageClassifier(**{**SMALL, "num_classes": 4}, positions="learned")
     head = other.head.weight.numpy()
-    report = load_into_classifier(other, path, norm_into_fc_norm=False)
+    report = start(other, path, norm_into_fc_norm=False)
     assert report.missing == ["head.weight", "head.bias"]
     np.testing.assert_array_equal(other.head.weight.numpy(), head)
     np.testing.assert_array_equal(other.fc_norm.bias.numpy(), weights.read(path).model["fc_norm.bias"])
@@ -129,7 +141,7 @@ def test_the_head_of_a_classifier_is_kept_where_it_fits(golden, mae_files):
 def test_a_classifier_of_this_suite_is_a_start(save):
     """Also after its head, by which the dialect is recognized, is left out."""
     model, other = classifier(), classifier(num_classes=5)
-    report = load_into_classifier(other, save(model, "plsc_mae"), norm_into_fc_norm=False)
+    report = start(other, save(model, "plsc_mae"), norm_into_fc_norm=False)
     assert (report.dialect, report.missing) == ("plsc_mae", ["head.weight", "head.bias"])
     images = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
     with paddle.no_grad():
@@ -142,7 +154,7 @@ def test_learned_positions_are_resized(save, probe):
     """A probe's are frozen, which does not make them a computed table."""
     model = autoencoder()
     larger = classifier(img_size=48, probe=probe)
-    report = load_into_classifier(larger, save(model, "facebook"), norm_into_fc_norm=False)
+    report = start(larger, save(model, "facebook"), norm_into_fc_norm=False)
     assert report.resized == ["encoder.pos_embed"]
     table = resize_pos_embed(model.encoder.pos_embed.numpy(), (4, 4), (6, 6))
     np.testing.assert_array_equal(larger.encoder.pos_embed.numpy(), table)
@@ -156,8 +168,8 @@ def test_relative_positions_are_resized_and_shared_ones_copied(save):
     table.set_value(paddle.randn(table.shape))
     path = save(model, "beit")
     same, larger = (classifier(**options, img_size=s, relative_positions="per block") for s in (32, 48))
-    assert not load_into_classifier(same, path, norm_into_fc_norm=True).resized
-    report = load_into_classifier(larger, path, norm_into_fc_norm=True)
+    assert not start(same, path, norm_into_fc_norm=True).resized
+    report = start(larger, path, norm_into_fc_norm=True)
     names = [f"encoder.blocks.{i}.attn.rel_pos_bias.relative_position_bias_table" for i in (0, 1)]
     assert report.resized == ["encoder.pos_embed", *names]
     for i in (0, 1):
@@ -169,27 +181,25 @@ def test_relative_positions_are_resized_and_shared_ones_copied(save):
 
 def test_parts_and_prefixes_of_files(golden, mae_files, save):
     case, path = golden("mae/checkpoints/priv_finetune_ema"), mae_files / "priv_finetune_ema.pth"
-    for key, expected in ((None, "logits"), ("model|module", "logits"), ("none|model_ema|model", "logits_ema")):
+    for key, expected in (("", "logits"), ("model|module", "logits"), ("none|model_ema|model", "logits_ema")):
         model = ImageClassifier(**PRIV_GAP)
-        report = load_into_classifier(model, path, norm_into_fc_norm=False, model_key=key)
+        report = start(model, path, norm_into_fc_norm=False, key=key)
         assert (report.missing, report.unexpected) == ([], [])
         found = logits_of(model, case["input/images"])
         np.testing.assert_allclose(found, case[f"output/{expected}"], rtol=1e-4, atol=2e-5)
         other = ImageClassifier(**PRIV_GAP)
-        load_classifier_weights(other, path, model_key=key)
+        load_trained(other, path, key=key)
         np.testing.assert_array_equal(logits_of(other, case["input/images"]), found)
     with pytest.raises(CheckpointError, match=r"no tensors under 'ema'; it has tensors under .*model, .*model_ema"):
-        load_into_classifier(ImageClassifier(**PRIV_GAP), path, norm_into_fc_norm=False, model_key="ema")
+        start(ImageClassifier(**PRIV_GAP), path, norm_into_fc_norm=False, key="ema")
 
     model, other = classifier(), classifier()
     arrays = {f"backbone.{name}": value for name, value in weights.export(model, "facebook").items()}
     flat = save({**arrays, "neck.weight": np.zeros(3)})
-    report = load_into_classifier(
-        other, flat, norm_into_fc_norm=False, model_key="model|module", model_prefix="backbone."
-    )
+    report = start(other, flat, norm_into_fc_norm=False, key="model|module", prefix="backbone.")
     assert (report.missing, report.unexpected) == ([], [])
     with pytest.raises(CheckpointError, match=r"starts with 'trunk\.'; the first name is backbone\."):
-        load_into_classifier(other, flat, norm_into_fc_norm=False, model_prefix="trunk.")
+        start(other, flat, norm_into_fc_norm=False, prefix="trunk.")
 
 
 MATCHED = "28 tensors matched (facebook)"
@@ -226,7 +236,7 @@ REFUSED = {
 def test_another_encoder_is_refused(save, name):
     options, message = REFUSED[name]
     with pytest.raises(CheckpointError, match=re.escape(message)):
-        load_into_classifier(classifier(**options), save(autoencoder(), "facebook"), norm_into_fc_norm=False)
+        start(classifier(**options), save(autoencoder(), "facebook"), norm_into_fc_norm=False)
 
 
 def test_what_the_network_cannot_take_is_refused(save):
@@ -241,10 +251,10 @@ def test_what_the_network_cannot_take_is_refused(save):
         with pytest.raises(
             CheckpointError, match=rf"another encoder: .* (has|have) no place in the network \({re.escape(name)}"
         ):
-            load_into_classifier(classifier(**base), path, norm_into_fc_norm=True)
+            start(classifier(**base), path, norm_into_fc_norm=True)
     path = save(classifier(**base, relative_positions="per block"), "beit")
     with pytest.raises(CheckpointError, match=r"1 is missing from the file \(encoder\.rel_pos_bias\."):
-        load_into_classifier(classifier(**base, relative_positions="shared"), path, norm_into_fc_norm=True)
+        start(classifier(**base, relative_positions="shared"), path, norm_into_fc_norm=True)
 
 
 def test_incomplete_and_foreign_files_are_refused(save, mae_files):
@@ -253,19 +263,17 @@ def test_incomplete_and_foreign_files_are_refused(save, mae_files):
     with pytest.raises(
         CheckpointError, match=r"27 tensors matched \(facebook\), 1 is missing from the file \(encoder\.blocks\.1"
     ):
-        load_into_classifier(classifier(), save(arrays), norm_into_fc_norm=False)
+        start(classifier(), save(arrays), norm_into_fc_norm=False)
     with pytest.raises(CheckpointError, match="no known dialect has these names"):
-        load_into_classifier(classifier(), save({"weight": np.zeros(3)}), norm_into_fc_norm=False)
+        start(classifier(), save({"weight": np.zeros(3)}), norm_into_fc_norm=False)
     # MAE-priv's GAP classifiers and MAE-pytorch's differ in nothing but their positions.
     with pytest.raises(CheckpointError, match=r"mp_pretrain\.pth has no position table.*--method mae_pytorch"):
-        load_into_classifier(ImageClassifier(**PRIV_GAP), mae_files / "mp_pretrain.pth", norm_into_fc_norm=False)
+        start(ImageClassifier(**PRIV_GAP), mae_files / "mp_pretrain.pth", norm_into_fc_norm=False)
     with pytest.raises(CheckpointError, match=r"priv_pretrain_gap\.pth has a position table, but the network has"):
-        load_into_classifier(ImageClassifier(**MP), mae_files / "priv_pretrain_gap.pth", norm_into_fc_norm=False)
+        start(ImageClassifier(**MP), mae_files / "priv_pretrain_gap.pth", norm_into_fc_norm=False)
     for name, options in (("cls", PRIV_GAP), ("gap", PRIV_CLS)):  # the original only prints a warning, or fails
         with pytest.raises(CheckpointError, match=r"\(encoder\.cls_token\)"):
-            load_into_classifier(
-                ImageClassifier(**options), mae_files / f"priv_pretrain_{name}.pth", norm_into_fc_norm=False
-            )
+            start(ImageClassifier(**options), mae_files / f"priv_pretrain_{name}.pth", norm_into_fc_norm=False)
 
 
 @pytest.mark.parametrize("probe", ["standard", "raw", "attentive", "attentive_no_parameter"])
@@ -275,14 +283,14 @@ def test_a_probe_is_no_start(save, dialect, probe):
     with pytest.raises(
         CheckpointError, match=r"holds a probe \(.*\) with its encoder; expected the checkpoint of pre-"
     ):
-        load_into_classifier(classifier(), path, norm_into_fc_norm=False)
+        start(classifier(), path, norm_into_fc_norm=False)
 
 
 @pytest.mark.parametrize("name", ["finetune", "linear", "attentive"])
 def test_whole_classifiers_of_cae(golden, root, name):
     case = golden(f"cae/checkpoints/cae_{name}_expected")
     model = ImageClassifier(**CAE, **CLASSIFIERS[name])
-    report = load_classifier_weights(model, root / "tests/golden/cae/checkpoints" / case.meta["file"])
+    report = load_trained(model, root / "tests/golden/cae/checkpoints" / case.meta["file"])
     assert not report.missing
     np.testing.assert_allclose(logits_of(model, case["input/x"]), case["output/eval/logits"], rtol=1e-4, atol=2e-5)
 
@@ -290,7 +298,7 @@ def test_whole_classifiers_of_cae(golden, root, name):
 def test_whole_classifiers_of_facebookresearch_mae(golden, mae_files, save):
     case = golden("mae/checkpoints/fb_finetuned_gap")
     model = ImageClassifier(**SMALL, positions="learned")
-    load_classifier_weights(model, mae_files / "fb_finetuned_gap.pth")
+    load_trained(model, mae_files / "fb_finetuned_gap.pth")
     found = logits_of(model, case["input/images"])
     np.testing.assert_allclose(found, case["output/logits"], rtol=1e-4, atol=2e-5)
 
@@ -301,7 +309,7 @@ def test_whole_classifiers_of_facebookresearch_mae(golden, mae_files, save):
     params["head.0.num_batches_tracked"] = case["output/num_batches_tracked"]
     sizes = {key: trunk.meta["ctor"][key] for key in ("embed_dim", "depth", "num_heads", "img_size", "patch_size")}
     probe = ImageClassifier(**sizes, num_classes=10, global_pool=False, probe="standard", positions="learned")
-    load_classifier_weights(probe, save(params))
+    load_trained(probe, save(params))
     found = logits_of(probe, case["input/images0"])
     np.testing.assert_allclose(found, case["output/eval_logits"], rtol=1e-4, atol=2e-5)
 
@@ -322,7 +330,7 @@ def test_whole_classifiers_of_every_kind(tmp_path, dialect, probe):
         arrays |= {"head.0.weight": np.ones(32, np.float32), "head.0.bias": np.zeros(32, np.float32)}
     tensors = {name: paddle.to_tensor(value) for name, value in arrays.items()}
     paddle.save({"model": tensors, "epoch": 9}, str(tmp_path / "checkpoint-9.pd"))
-    report = load_classifier_weights(other, tmp_path / "checkpoint-9.pd")
+    report = load_trained(other, tmp_path / "checkpoint-9.pd")
     assert (report.dialect, report.missing) == (dialect, [])
     for name, tensor in model.state_dict().items():
         np.testing.assert_array_equal(other.state_dict()[name].numpy(), tensor.numpy(), err_msg=name)
@@ -331,18 +339,18 @@ def test_whole_classifiers_of_every_kind(tmp_path, dialect, probe):
 def test_a_classifier_is_loaded_whole_or_not_at_all(save, mae_files):
     model = classifier()
     with pytest.raises(CheckpointError, match=r"another classifier: .* missing from the file \(head\.weight, "):
-        load_classifier_weights(model, save(classifier(probe="standard"), "facebook"))
+        load_trained(model, save(classifier(probe="standard"), "facebook"))
     with pytest.raises(CheckpointError, match=r"another classifier: .* 12 have no place in the network \(blocks\.1\."):
-        load_classifier_weights(classifier(depth=1), save(classifier(), "facebook"))
+        load_trained(classifier(depth=1), save(classifier(), "facebook"))
     with pytest.raises(CheckpointError, match=r"'head\.weight' has shape \[32, 5\] in our layout"):
-        load_classifier_weights(model, save(classifier(num_classes=5), "facebook"))
+        load_trained(model, save(classifier(num_classes=5), "facebook"))
     with pytest.raises(CheckpointError, match="holds another classifier: 28 tensors matched"):
-        load_classifier_weights(model, save(autoencoder(), "facebook"))
+        load_trained(model, save(autoencoder(), "facebook"))
     arrays = weights.export(classifier(probe="standard"), "plsc")
     with pytest.raises(CheckpointError, match=r"1 has no place in the network \(head\.0\.weight\)"):
-        load_classifier_weights(classifier(probe="standard"), save({**arrays, "head.0.weight": np.full(32, 2.0)}))
+        load_trained(classifier(probe="standard"), save({**arrays, "head.0.weight": np.full(32, 2.0)}))
     with pytest.raises(CheckpointError, match="has a position table, but the network has MAE-pytorch's"):
-        load_classifier_weights(ImageClassifier(**MP), mae_files / "priv_finetune_ema.pth")
+        load_trained(ImageClassifier(**MP), mae_files / "priv_finetune_ema.pth")
 
 
 def test_cae_starts_its_classifiers_norm_from_the_encoders(save):
@@ -352,8 +360,8 @@ def test_cae_starts_its_classifiers_norm_from_the_encoders(save):
     path, options = save(model, "cae"), {"k_bias": False, "positions": "row first", "layer_scale": 0.1}
     for into, expected in ((True, model.encoder.norm.bias.numpy()), (False, np.zeros(32))):
         started = classifier(**options)
-        report = load_into_classifier(started, path, norm_into_fc_norm=into)
+        report = start(started, path, norm_into_fc_norm=into)
         assert ("fc_norm.bias" in report.matched) == into
         np.testing.assert_array_equal(started.fc_norm.bias.numpy(), expected)
-    report = load_into_classifier(classifier(**options, probe="raw"), path, norm_into_fc_norm=True)
+    report = start(classifier(**options, probe="raw"), path, norm_into_fc_norm=True)
     assert "fc_norm.running_mean" in report.missing

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import runpy
 from pathlib import Path
 
 import pytest
@@ -22,16 +23,9 @@ from plsc_mae.models.registry import create_model
 from plsc_mae.weights import Checkpoint
 
 SMALL = {"patch_size": 20, "embed_dim": 64, "depth": 2, "num_heads": 4}
-DECODER = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 4}
-CAE = {"decoder_embed_dim": 16, "decoder_num_heads": 4, "regressor_depth": 1, "num_decoder_self_attention": 1}
-CAE |= {"num_mask_patches": 4, "min_mask_patches_per_block": 2, "discrete_vae_type": "random_init"}
-CAE |= {"discrete_vae_hidden": 8, "decoder_num_classes": 32}
-MODELS = {
-    "mae": {"model": "mae_vit_tiny_patch16", **DECODER},
-    "mae_priv": {"model": "pretrain_mae_small_patch16_224", **DECODER},
-    "cae": {"model": "cae_tiny_patch16_224_8k_vocab", **CAE},
-    "simmim": {"model": "pretrain_simmim_tiny_patch16_224", "mask_patch_size": 20},
-}
+NETWORKS = runpy.run_path(str(Path(__file__).with_name("tiny_networks.py")))["NETWORKS"]
+MODELS = {name: NETWORKS[name] for name in ("mae", "mae_priv", "cae")}
+MODELS["simmim"] = {**NETWORKS["simmim"], "mask_patch_size": 20}
 
 
 def checkpoint(method: str = "mae", **options) -> Checkpoint:
@@ -137,6 +131,13 @@ def test_a_config_built_in_python_has_set_what_differs_from_the_defaults():
     config = MAEFinetuneConfig(model="vit_base_patch16", input_size=(80,))
     assert settle_sizes(config, checkpoint()) == dataclasses.replace(config, **SMALL)
     assert settle_sizes(MAEFinetuneConfig(), checkpoint()).input_size == (60,)
+
+
+def test_what_the_user_has_set_remains_known_in_a_changed_config():
+    config = parse(["--input_size", "224"], COMMANDS["finetune"].configs, prog="finetune")
+    changed = dataclasses.replace(config, depth=3)
+    assert changed.sets("input_size")  # to its default
+    assert not changed.sets("depth")
 
 
 def test_a_registered_network_is_chosen_by_name():

@@ -397,7 +397,7 @@ def test_inspect_proposes_only_what_accepts_the_file(save, capsys, name):
                 assert Explainer(config).registers == TAKEN[name].get("registers", 0)
         else:
             model = build_classifier(config, 3, **parts_of_start(config))
-            start_from_pretraining(model, config)
+            start_from_pretraining(model, config, weights.read_network(config.finetune))
     assert main(["weights", "inspect", path]) == 0
     assert LAYERS.get(name, "") in " ".join(capsys.readouterr().out.split())
 

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 import pytest
 
+from plsc_mae import weights
 from plsc_mae.config import FINETUNE, LINPROBE
 from plsc_mae.data.decode import PilImage
 from plsc_mae.data.normalize import Normalize
@@ -135,7 +136,7 @@ def test_heads_start_as_in_the_originals(phase, method, file, std, root):
     paddle.seed(0)
     settings = config(phase, method, finetune=str(root / "tests/golden/mae/checkpoints" / file))
     model = build_classifier(settings, 1000)
-    start_from_pretraining(model, settings)
+    start_from_pretraining(model, settings, weights.read_network(settings.finetune))
     head = model.head[1] if hasattr(model.head, "__getitem__") else model.head
     assert float(head.weight.std()) == pytest.approx(std, rel=0.05)
     assert not head.bias.numpy().any()

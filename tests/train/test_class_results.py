@@ -85,6 +85,8 @@ def test_damaged_files(tmp_path):
         {"last": content["last"] | {"images": "many"}},
         {"last": content["last"] | {"mistaken_for": [2, -1]}},
         {"best": {}},
+        {"training_images": [1]},
+        {"training_images": "many"},
     ):
         path.write_text(json.dumps(content | wrong))
         assert read_class_results(tmp_path) is None, wrong

@@ -223,7 +223,7 @@ def test_rows_of_libai_are_ordered_by_the_heads_of_the_classifier(tmp_path, capl
     written = filled(MaskedAutoencoder(**sizes, **DECODER))
     weights.save(written, tmp_path / "w.pth", "libai")
     model = ImageClassifier(num_classes=3, positions="learned", **sizes)
-    load_into_classifier(model, tmp_path / "w.pth", norm_into_fc_norm=False)
+    load_into_classifier(model, weights.read(tmp_path / "w.pth"), norm_into_fc_norm=False)
     found, expected = (part.blocks[0].attn.qkv.weight.numpy() for part in (model.encoder, written.encoder))
     np.testing.assert_array_equal(found, expected)
     assert all(part in caplog.text for part in ("trained with layer norms of eps 1e-05", "1e-06", "--norm_eps 1e-05"))

@@ -120,7 +120,7 @@ def test_finetuning_copies_the_shared_table_to_every_block_and_starts_the_norm_a
     """As load_pretrained of the original: mask token, head and final norm go, tables of another grid are resampled."""
     write_file(tmp_path / "w.pth", original, "model")
     classifier = ImageClassifier(num_classes=3, **{**SIZES, "img_size": side}, **CLASSIFIER)
-    load_into_classifier(classifier, tmp_path / "w.pth", norm_into_fc_norm=False)
+    load_into_classifier(classifier, weights.read(tmp_path / "w.pth"), norm_into_fc_norm=False)
     found, table = state(classifier), original[f"encoder.{TABLE}"]
     expected = resize_relative_positions(table, (3, 3), (side // 4, side // 4))
     for i in range(2):

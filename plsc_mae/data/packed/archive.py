@@ -59,13 +59,7 @@ class Archive(ABC):
 
 
 class ByteRange(io.RawIOBase):
-    """Byte range of a file, read by `pread`.
-
-    Args:
-        descriptor: the open file.
-        start: offset of the first byte.
-        size: number of bytes.
-    """
+    """Byte range of a file, read by `pread`."""
 
     def __init__(self, descriptor: int, start: int, size: int) -> None:
         self._descriptor, self._start, self._size, self._position = descriptor, start, size, 0

@@ -19,28 +19,18 @@ from plsc_mae.errors import DataError
 
 
 class Layout(NamedTuple):
-    """Files of a data set and the format of their records.
+    """Files of a data set and the format of their records."""
 
-    Attributes:
-        folder: name of the folder in the published archive.
-        names: file with a class name per line.
-        side: height and width of the images in pixels.
-        labels: number of label bytes before the pixels, of which the last is the class (CIFAR-100 stores the coarse
-            class first); 0 if the labels, which start at 1, are in a separate file.
-        by_columns: whether planes are stored column by column.
-        train: files of the training images.
-        val: files of the test images.
-        other: files without labels.
-    """
-
-    folder: str
-    names: str
-    side: int
+    folder: str  # name of the folder in the published archive
+    names: str  # file with a class name per line
+    side: int  # height and width of the images in pixels
+    # number of label bytes before the pixels, of which the last is the class (CIFAR-100 stores the coarse class first);
+    # 0 if the labels, which start at 1, are in a separate file
     labels: int
-    by_columns: bool
-    train: tuple[str, ...]
-    val: tuple[str, ...]
-    other: tuple[str, ...] = ()
+    by_columns: bool  # whether planes are stored column by column
+    train: tuple[str, ...]  # files of the training images
+    val: tuple[str, ...]  # files of the test images
+    other: tuple[str, ...] = ()  # files without labels
 
     @property
     def record(self) -> int:
@@ -78,9 +68,6 @@ def files_in(folder: Path, split: str) -> list[Path]:
 
 class BinaryArchive(Archive):
     """Binary file of one of the data sets in LAYOUTS.
-
-    Args:
-        path: the file.
 
     Attributes:
         layout: the data set.

@@ -34,17 +34,11 @@ class Resize(NamedTuple):
 
 
 class EncodedFile(NamedTuple):
-    """Content of a file for the archive.
+    """Content of a file for the archive."""
 
-    Attributes:
-        content: the bytes; empty for a file that cannot be read.
-        is_resized: whether the image was resized and is a JPEG file now.
-        problem: reason why the file cannot be read; "" for others.
-    """
-
-    content: bytes
-    is_resized: bool = False
-    problem: str = ""
+    content: bytes  # the bytes; empty for a file that cannot be read
+    is_resized: bool = False  # whether the image was resized and is a JPEG file now
+    problem: str = ""  # reason why the file cannot be read; "" for others
 
 
 def encode_files(

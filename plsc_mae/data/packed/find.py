@@ -44,12 +44,7 @@ def find_archives(data_path: str | Path, split: str, flag: str) -> list[str]:
 
 
 def has_archives_of(folder: Path, split: str) -> bool:
-    """Return whether a folder has archives of a split, recognized by their subfolder or by their names.
-
-    Raises:
-        DataError: see `find_archives`.
-        OSError: see `find_archives`.
-    """
+    """Return whether a folder has archives of a split, recognized by their subfolder or by their names."""
     names = _SYNONYMS.get(split, (split,))
     if binaries.files_in(folder, split) or any(_archives_in(folder / name) for name in names):
         return True

@@ -57,13 +57,7 @@ class MemberTree:
 
 
 class PackedFolder:
-    """Folder of a `MemberTree`, with the part of the interface of `pathlib.Path` that the listing uses.
-
-    Args:
-        tree: the members.
-        source: the archives, for messages.
-        inner: path of the folder in the tree; "" is the top.
-    """
+    """Folder of a `MemberTree`, with the part of the interface of `pathlib.Path` that the listing uses."""
 
     def __init__(self, tree: MemberTree, source: str, inner: str = "") -> None:
         self.tree, self.source, self.inner = tree, source, inner

@@ -38,36 +38,22 @@ _CHECKED = 8  # members whose headers are compared with an index file
 
 
 class Place(NamedTuple):
-    """Place of a member in its archive.
+    """Place of a member in its archive."""
 
-    Attributes:
-        offset: first byte of the data in a tar archive; of the local header in a zip archive.
-        stored: number of bytes in the archive.
-        size: number of bytes of the member.
-        method: STORED, DEFLATED, ENCRYPTED or another method of zip.
-        crc: CRC-32 of the member in a zip archive, else 0.
-    """
-
-    offset: int
-    stored: int
-    size: int
-    method: int = STORED
-    crc: int = 0
+    offset: int  # first byte of the data in a tar archive; of the local header in a zip archive
+    stored: int  # number of bytes in the archive
+    size: int  # number of bytes of the member
+    method: int = STORED  # STORED, DEFLATED, ENCRYPTED or another method of zip
+    crc: int = 0  # CRC-32 of the member in a zip archive, else 0
 
 
 @dataclass(frozen=True)
 class Index:
-    """Members of an archive, sorted by the bytes of their names.
+    """Members of an archive, sorted by the bytes of their names."""
 
-    Attributes:
-        names: n names without leading `./` and `/`; unsafe ones are left out (`safe_name`).
-        places: n values of ENTRY.
-        labels: n labels as text, "" for none; None if no member has one.
-    """
-
-    names: PathTable
-    places: npt.NDArray[np.void]
-    labels: PathTable | None = None
+    names: PathTable  # n names without leading `./` and `/`; unsafe ones are left out (`safe_name`)
+    places: npt.NDArray[np.void]  # n values of ENTRY
+    labels: PathTable | None = None  # n labels as text, "" for none; None if no member has one
 
     @classmethod
     def of(cls, members: Mapping[str, Place]) -> Index:

@@ -95,12 +95,7 @@ def open_member(path: str) -> tuple[IO[bytes], int]:
 
 
 def is_member(path: str) -> bool:
-    """Return whether a path leads to a member of an archive that can be opened.
-
-    Raises:
-        DataError: see `open_archive`.
-        ConfigError: see `open_archive`.
-    """
+    """Return whether a path leads to a member of an archive that can be opened."""
     try:
         open_member(path)[0].close()
     except ConfigError:  # a subclass of ValueError

@@ -27,20 +27,13 @@ _CONVERTED_TYPES = ("bool", "halffloat", "float", "double")  # of labels; whole 
 
 
 class Columns(NamedTuple):
-    """Columns of a table.
+    """Columns of a table."""
 
-    Attributes:
-        image: name of the image column.
-        is_struct: whether the image column is a struct of `bytes` and `path`; otherwise it is binary.
-        label: name of the label column; "" without one.
-        label_type: type of the labels as Arrow names it, such as "int64"; "" without labels.
-        classes: names of the classes in the order of the labels; () if the labels are the names or plain numbers.
-    """
-
-    image: str
-    is_struct: bool
-    label: str
-    label_type: str
+    image: str  # name of the image column
+    is_struct: bool  # whether the image column is a struct of `bytes` and `path`; otherwise it is binary
+    label: str  # name of the label column; "" without one
+    label_type: str  # type of the labels as Arrow names it, such as "int64"; "" without labels
+    # names of the classes in the order of the labels; () if the labels are the names or plain numbers
     classes: tuple[str, ...]
 
     @property
@@ -110,15 +103,10 @@ class RowArchive(Archive):
 
 
 class _Table(ABC):
-    """Rows of a file in groups that can be read separately.
+    """Rows of a file in groups that can be read separately."""
 
-    Attributes:
-        schema: names and types of the columns.
-        ends: index of the row after each group's last one.
-    """
-
-    schema: Any
-    ends: Any
+    schema: Any  # names and types of the columns
+    ends: Any  # index of the row after each group's last one
 
     def locate(self, row: int) -> tuple[int, int]:
         """Return (group, index within the group) of a row."""

@@ -25,34 +25,21 @@ PACKING_OPTIONS = ("short", "quality", "shards")  # the other recorded options i
 
 
 class Shard(NamedTuple):
-    """Complete shard.
+    """Complete shard."""
 
-    Attributes:
-        name: file name.
-        size: number of bytes.
-        images: number of images.
-        end: number of images of the source up to the end of this shard, packed or left out.
-    """
-
-    name: str
-    size: int
-    images: int
-    end: int
+    name: str  # file name
+    size: int  # number of bytes
+    images: int  # number of images
+    end: int  # number of images of the source up to the end of this shard, packed or left out
 
 
 @dataclass
 class PackRecord:
-    """Content of `prepare.json`: the options and the progress of packing.
+    """Content of `prepare.json`: the options and the progress of packing."""
 
-    Attributes:
-        options: number and digest of the images, and the options that determine the shards.
-        shards: the complete shards.
-        finished: whether all images are packed.
-    """
-
-    options: dict[str, Any]
-    shards: list[Shard] = field(default_factory=list)
-    finished: bool = False
+    options: dict[str, Any]  # number and digest of the images, and the options that determine the shards
+    shards: list[Shard] = field(default_factory=list)  # the complete shards
+    finished: bool = False  # whether all images are packed
 
     @property
     def end(self) -> int:

@@ -25,28 +25,20 @@ _MAX_DIGITS = 18  # of a label; Python refuses to convert thousands of digits
 
 
 class MemberTable(NamedTuple):
-    """Members of archives.
+    """Members of archives."""
 
-    Attributes:
-        root: folder that the paths are relative to.
-        names: paths of the archives below `root`.
-        archives: the archives.
-        paths: paths of the images in order, for archives of rows or records; None for archives with folders.
-        labels: labels as text by path; an image without a label has "" or no entry. None if only folders give classes,
-            or a label is not a class number.
-        classes: names of the classes in the order of the labels; () if the labels are the names or plain numbers.
-        sorts_by_class: whether images are to be sorted by class.
-        label_note: sentence for the log about the column of labels; "" without one.
-    """
-
-    root: str
-    names: Sequence[str]
+    root: str  # folder that the paths are relative to
+    names: Sequence[str]  # paths of the archives below `root`
     archives: Sequence[Archive]
+    # paths of the images in order, for archives of rows or records; None for archives with folders
     paths: Sequence[str] | None
+    # labels as text by path; an image without a label has "" or no entry. None if only
+    # folders give classes, or a label is not a class number.
     labels: Mapping[str, str] | None
+    # names of the classes in the order of the labels; () if the labels are the names or plain numbers
     classes: tuple[str, ...]
-    sorts_by_class: bool
-    label_note: str = ""
+    sorts_by_class: bool  # whether images are to be sorted by class
+    label_note: str = ""  # sentence for the log about the column of labels; "" without one
 
     def folder(self, source: str) -> PackedFolder:
         """Return the top folder of archives with folders; `source` names them in messages."""

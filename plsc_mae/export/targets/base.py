@@ -18,37 +18,22 @@ MODEL = "model"  # stem of the file of a network
 
 
 class Code(NamedTuple):
-    """Python source that differs between the examples of targets, without the indentation of functions.
+    """Python source that differs between the examples of targets, without the indentation of functions."""
 
-    Attributes:
-        imports: import statements.
-        load: body of `load()`, which returns the network.
-        run: body of `run(model, images, ...)`, which returns a dictionary of NumPy arrays.
-    """
-
-    imports: str
-    load: str
-    run: str
+    imports: str  # import statements
+    load: str  # body of `load()`, which returns the network
+    run: str  # body of `run(model, images, ...)`, which returns a dictionary of NumPy arrays
 
 
 class Target(ABC):
-    """A program or library that uses exported networks.
+    """A program or library that uses exported networks."""
 
-    Attributes:
-        name: name of the target, and of its module.
-        title: its name in text.
-        parts: parts of a checkpoint that it can hold, in order of preference.
-        packages: Python packages without which its example is not checked.
-        install: command that installs them.
-        in_process: whether the check runs in this process instead of a separate one.
-    """
-
-    name: str
-    title: str
-    parts: Sequence[Part]
-    packages: Sequence[str]
-    install: str
-    in_process: bool = False
+    name: str  # name of the target, and of its module
+    title: str  # its name in text
+    parts: Sequence[Part]  # parts of a checkpoint that it can hold, in order of preference
+    packages: Sequence[str]  # Python packages without which its example is not checked
+    install: str  # command that installs them
+    in_process: bool = False  # whether the check runs in this process instead of a separate one
 
     def missing_package(self) -> str:
         """Return a sentence if the export itself needs a package that is not installed, else ""."""
@@ -57,10 +42,6 @@ class Target(ABC):
     @abstractmethod
     def write(self, content: Content, folder: Path) -> None:
         """Write the network and its configuration.
-
-        Args:
-            content: the network.
-            folder: an empty folder.
 
         Raises:
             ConfigError: the target cannot represent the network.

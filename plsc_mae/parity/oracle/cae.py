@@ -31,21 +31,14 @@ from plsc_mae.parity.oracle.layers import (
 
 @dataclass(frozen=True, kw_only=True)
 class CAEOptions:
-    """Options of a context autoencoder that its parameters do not determine.
+    """Options of a context autoencoder that its parameters do not determine."""
 
-    Attributes:
-        num_heads: attention heads of the encoder.
-        decoder_num_heads: attention heads of regressor and decoder.
-        align_loss_weight: factor of the alignment loss.
-        positions: kind of the position tables; "given" reads them from the parameters, as for trained positions.
-        norm_eps: eps of every layer norm.
-    """
-
-    num_heads: int
-    decoder_num_heads: int
-    align_loss_weight: float = 2.0
+    num_heads: int  # attention heads of the encoder
+    decoder_num_heads: int  # attention heads of regressor and decoder
+    align_loss_weight: float = 2.0  # factor of the alignment loss
+    # kind of the position tables; "given" reads them from the parameters, as for trained positions
     positions: Positions = "row first"
-    norm_eps: float = 1e-6
+    norm_eps: float = 1e-6  # eps of every layer norm
 
 
 def forward(

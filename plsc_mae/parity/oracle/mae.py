@@ -32,43 +32,29 @@ PIXEL_EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class MAEOptions:
-    """Differences between the implementations; the defaults are those of facebookresearch/mae.
+    """Differences between the implementations; the defaults are those of facebookresearch/mae."""
 
-    Attributes:
-        num_heads: attention heads of the encoder.
-        decoder_num_heads: attention heads of the decoder.
-        mask_ratio: fraction of hidden patches.
-        pixel_norm: "none" predicts plain pixels. The others normalize each patch: by its unbiased variance ("patch",
-            MAE), by its biased variance ("layernorm", MAE-priv), or per channel with eps outside the root ("channel",
-            MAE-pytorch).
-        pixel_mean: mean of each channel. `pixel_mean` and `pixel_std` undo the normalization of the images, so that
-            targets are pixels in [0, 1] (MAE-pytorch); None keeps the normalized pixels.
-        pixel_std: standard deviation of each channel.
-        channels_first: True orders predictions and targets by channel, row, column (MAE-priv), False by row, column,
-            channel.
-        class_token: True if the encoder has a class token.
-        decoder_class_token: True if the decoder sees the class token. If False, the encoder drops it before its final
-            norm.
-        positions: kind of the position tables; "given" reads them from the parameters, as for trained positions.
-        k_bias: True if keys have a bias.
-        bridge_bias: True if the linear layer from encoder to decoder has a bias.
-        norm_eps: eps of the norms in blocks; the final norms always have 1e-6.
-        visible: rounding of K: int(L (1 - mask_ratio)) for "floor", L - int(L mask_ratio) for "ceil".
-    """
-
-    num_heads: int
-    decoder_num_heads: int
-    mask_ratio: float = 0.75
+    num_heads: int  # attention heads of the encoder
+    decoder_num_heads: int  # attention heads of the decoder
+    mask_ratio: float = 0.75  # fraction of hidden patches
+    # "none" predicts plain pixels. The others normalize each patch: by its unbiased variance ("patch", MAE), by its
+    # biased variance ("layernorm", MAE-priv), or per channel with eps outside the root ("channel", MAE-pytorch).
     pixel_norm: Literal["none", "patch", "layernorm", "channel"] = "none"
+    # mean of each channel. `pixel_mean` and `pixel_std` undo the normalization of the images, so that targets are
+    # pixels in [0, 1] (MAE-pytorch); None keeps the normalized pixels.
     pixel_mean: tuple[float, ...] | None = None
-    pixel_std: tuple[float, ...] | None = None
+    pixel_std: tuple[float, ...] | None = None  # standard deviation of each channel
+    # True orders predictions and targets by channel, row, column (MAE-priv), False by row, column, channel
     channels_first: bool = False
-    class_token: bool = True
+    class_token: bool = True  # True if the encoder has a class token
+    # True if the decoder sees the class token. If False, the encoder drops it before its final norm.
     decoder_class_token: bool = True
+    # kind of the position tables; "given" reads them from the parameters, as for trained positions
     positions: Positions = "column first"
-    k_bias: bool = True
-    bridge_bias: bool = True
-    norm_eps: float = 1e-6
+    k_bias: bool = True  # True if keys have a bias
+    bridge_bias: bool = True  # True if the linear layer from encoder to decoder has a bias
+    norm_eps: float = 1e-6  # eps of the norms in blocks; the final norms always have 1e-6
+    # rounding of K: int(L (1 - mask_ratio)) for "floor", L - int(L mask_ratio) for "ceil"
     visible: Literal["floor", "ceil"] = "floor"
 
 

@@ -31,15 +31,10 @@ TABLE = "rel_pos_bias.relative_position_bias_table"
 
 @dataclass(frozen=True, kw_only=True)
 class SimMIMOptions:
-    """Options of a SimMIM network that its parameters do not determine.
+    """Options of a SimMIM network that its parameters do not determine."""
 
-    Attributes:
-        num_heads: attention heads H.
-        norm_eps: eps of every layer norm.
-    """
-
-    num_heads: int
-    norm_eps: float = 1e-6
+    num_heads: int  # attention heads H
+    norm_eps: float = 1e-6  # eps of every layer norm
 
 
 def forward(

@@ -16,25 +16,16 @@ class AdamW:
     """AdamW with decoupled weight decay (Loshchilov & Hutter 2019), in PyTorch's order: decay, then the update.
 
     One-dimensional parameters and biases are not decayed.
-
-    Attributes:
-        parameters: float64 arrays by name; `step` replaces them.
-        undecayed: names of further parameters without weight decay.
-        betas: decay rates of the first and second moment.
-        eps: added to the root of the second moment.
-        weight_decay: coefficient of weight decay.
-        updates: number of updates so far.
-        first: first moments (decaying means of the gradients), by name.
-        second: second moments (decaying means of the squared gradients), by name.
     """
 
-    parameters: dict[str, Array]
-    undecayed: Collection[str] = ()
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-    updates: int = 0
-    first: dict[str, Array] = field(default_factory=dict)
+    parameters: dict[str, Array]  # float64 arrays by name; `step` replaces them
+    undecayed: Collection[str] = ()  # names of further parameters without weight decay
+    betas: tuple[float, float] = (0.9, 0.95)  # decay rates of the first and second moment
+    eps: float = 1e-8  # added to the root of the second moment
+    weight_decay: float = 0.05  # coefficient of weight decay
+    updates: int = 0  # number of updates so far
+    first: dict[str, Array] = field(default_factory=dict)  # first moments (decaying means of the gradients), by name
+    # second moments (decaying means of the squared gradients), by name
     second: dict[str, Array] = field(default_factory=dict)
 
     def step(self, gradients: dict[str, Array], lr: float) -> None:

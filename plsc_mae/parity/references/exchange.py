@@ -14,15 +14,11 @@ Arrays = dict[str, Any]  # NumPy arrays by name; old NumPy versions have no type
 
 @dataclass
 class Message:
-    """Request to a reference program, or the program's answer.
+    """Request to a reference program, or the program's answer."""
 
-    Attributes:
-        settings: values that JSON can represent.
-        groups: {group: {name: array}}; the order is kept. A request has the groups "weights" (with the names and
-            layouts of the reference) and "batch". An answer has "layers", "gradients", "losses" and "trained".
-    """
-
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # values that JSON can represent
+    # {group: {name: array}}; the order is kept. A request has the groups "weights" (with the names and layouts of the
+    # reference) and "batch". An answer has "layers", "gradients", "losses" and "trained".
     groups: dict[str, Arrays] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:

@@ -20,23 +20,14 @@ Outputs = dict[str, Any]  # tensors by the name of a layer; always contains "los
 
 @dataclass
 class Network:
-    """Reference network, ready to run.
+    """Reference network, ready to run."""
 
-    Attributes:
-        model: the module, with the requested weights.
-        run: runs the network on the batch and returns the loss and the other outputs.
-        inputs_of: modules whose input is recorded, by the name of the recorded tensor.
-        outputs_of: modules whose output is recorded, by the name of the recorded tensor.
-        names: {name in the request: name in the module}; parameters without an entry have the same name.
-        versions: versions of the packages that define the network.
-    """
-
-    model: Any
-    run: Callable[[], Outputs]
-    inputs_of: dict[str, Any]
-    outputs_of: dict[str, Any]
-    names: dict[str, str]
-    versions: dict[str, str]
+    model: Any  # the module, with the requested weights
+    run: Callable[[], Outputs]  # runs the network on the batch and returns the loss and the other outputs
+    inputs_of: dict[str, Any]  # modules whose input is recorded, by the name of the recorded tensor
+    outputs_of: dict[str, Any]  # modules whose output is recorded, by the name of the recorded tensor
+    names: dict[str, str]  # {name in the request: name in the module}; parameters without an entry have the same name
+    versions: dict[str, str]  # versions of the packages that define the network
 
 
 def main(build: Callable[[Message, str], Network]) -> None:

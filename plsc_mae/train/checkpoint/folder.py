@@ -39,24 +39,16 @@ _CHECKPOINTS = "*checkpoint-*.pd"  # of any --exp_name
 
 
 class Start(NamedTuple):
-    """Start of a run, as its options and the files of its output folder determine it.
+    """Start of a run, as its options and the files of its output folder determine it."""
 
-    Attributes:
-        checkpoint: the checkpoint to resume from; None if the run starts from the beginning.
-        record: identity of the run; without an id if the run is a new one.
-        displaced: files of other runs, which `prepare_folder` moves to a sub-folder.
-        copied: logs, options and reports that the run continues and that another run needs too; they are copied to that
-            sub-folder.
-        displaced_run: id of a run that wrote displaced files, for the name of the sub-folder; "" if it has none.
-        found: the run record that the folder had when the start was determined; None without one.
-    """
-
-    checkpoint: Path | None
-    record: RunRecord
-    displaced: Sequence[Path] = ()
+    checkpoint: Path | None  # the checkpoint to resume from; None if the run starts from the beginning
+    record: RunRecord  # identity of the run; without an id if the run is a new one
+    displaced: Sequence[Path] = ()  # files of other runs, which `prepare_folder` moves to a sub-folder
+    # logs, options and reports that the run continues and that another run needs too;
+    # they are copied to that sub-folder
     copied: Sequence[Path] = ()
-    displaced_run: str = ""
-    found: RunRecord | None = None
+    displaced_run: str = ""  # id of a run that wrote displaced files, for the name of the sub-folder; "" if it has none
+    found: RunRecord | None = None  # the run record that the folder had when the start was determined; None without one
 
 
 def find_start(config: TrainingConfig) -> Start:

@@ -19,19 +19,13 @@ ID_BITS = 48  # the processes exchange the id as float64, which is exact up to 5
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Content of run.json.
+    """Content of run.json."""
 
-    Attributes:
-        run: id of the run, 12 hexadecimal digits; "" before the processes have drawn it.
-        origin: absolute path of the checkpoint of another run from which this run started; "" if it started from the
-            beginning.
-        origin_run: id of that other run; "" if it has none.
-        adopts_unnamed: whether the checkpoints without an id, which earlier versions wrote, belong to this run.
-    """
-
-    run: str = ""
+    run: str = ""  # id of the run, 12 hexadecimal digits; "" before the processes have drawn it
+    # absolute path of the checkpoint of another run from which this run started; "" if it started from the beginning
     origin: str = ""
-    origin_run: str = ""
+    origin_run: str = ""  # id of that other run; "" if it has none
+    # whether the checkpoints without an id, which earlier versions wrote, belong to this run
     adopts_unnamed: bool = False
 
     def owns(self, run: str) -> bool:

@@ -48,36 +48,23 @@ UNREPORTED_OPTIONS = (
 
 @dataclass
 class Progress:
-    """Position of a run.
+    """Position of a run."""
 
-    Attributes:
-        epoch: current epoch, from 0.
-        batches_done: number of finished iterations of the epoch.
-        step: number of updates since the start of the run, including discarded ones.
-        best: largest value so far of the metric that selects checkpoint-best.pd, without values whose checkpoint could
-            not be written.
-        skipped_updates: number of updates skipped because of a non-finite loss or gradient norm.
-        skipped_in_a_row: number of skipped updates since the last applied update.
-        rollbacks: number of rollbacks because of a non-finite loss or gradient norm.
-        rollbacks_in_a_row: number of rollbacks since the last checkpoint with new updates.
-        best_step: `step` at the time of `best`; -1 before the first.
-        ended: whether all updates of the epoch are done, but its evaluation and checkpoint are not.
-        skipped: number of unreadable images of the epoch in all processes, counted at the last save.
-        iteration: after a resume, `batches_done` as the run that saved the checkpoint counted it, whose batch size may
-            differ; not updated afterwards.
-    """
-
-    epoch: int
-    batches_done: int = 0
-    step: int = 0
+    epoch: int  # current epoch, from 0
+    batches_done: int = 0  # number of finished iterations of the epoch
+    step: int = 0  # number of updates since the start of the run, including discarded ones
+    # largest value so far of the metric that selects checkpoint-best.pd, without values
+    # whose checkpoint could not be written
     best: float = -math.inf
-    skipped_updates: int = 0
-    skipped_in_a_row: int = 0
-    rollbacks: int = 0
-    rollbacks_in_a_row: int = 0
-    best_step: int = -1
-    ended: bool = False
-    skipped: int = 0
+    skipped_updates: int = 0  # number of updates skipped because of a non-finite loss or gradient norm
+    skipped_in_a_row: int = 0  # number of skipped updates since the last applied update
+    rollbacks: int = 0  # number of rollbacks because of a non-finite loss or gradient norm
+    rollbacks_in_a_row: int = 0  # number of rollbacks since the last checkpoint with new updates
+    best_step: int = -1  # `step` at the time of `best`; -1 before the first
+    ended: bool = False  # whether all updates of the epoch are done, but its evaluation and checkpoint are not
+    skipped: int = 0  # number of unreadable images of the epoch in all processes, counted at the last save
+    # after a resume, `batches_done` as the run that saved the checkpoint counted it,
+    # whose batch size may differ; not updated afterwards
     iteration: int = 0
 
     @property

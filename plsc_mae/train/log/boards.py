@@ -24,19 +24,13 @@ HYPER_PARAMETERS = ("lr", "blr", "epochs", "batch_size", "accum_iter", "weight_d
 
 
 class RunOptions(NamedTuple):
-    """Name and options of a run, as boards show them.
+    """Name and options of a run, as boards show them."""
 
-    Attributes:
-        name: the run's name.
-        tables: options as text by heading and name; the first table has method, phase and the changed options.
-        hyper_parameters: the options that runs are compared by.
-        epochs: epochs of the whole run; all metrics are known after the last one.
-    """
-
-    name: str = ""
+    name: str = ""  # the run's name
+    # options as text by heading and name; the first table has method, phase and the changed options
     tables: Mapping[str, Mapping[str, str]] = {}
-    hyper_parameters: Mapping[str, int | float | str] = {}
-    epochs: int = 1
+    hyper_parameters: Mapping[str, int | float | str] = {}  # the options that runs are compared by
+    epochs: int = 1  # epochs of the whole run; all metrics are known after the last one
 
     @classmethod
     def of(cls, config: TrainingConfig) -> RunOptions:

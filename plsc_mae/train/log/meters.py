@@ -77,15 +77,11 @@ class Meters:
 
 
 class Values(NamedTuple):
-    """Scalars of one iteration, for `Meters.add`.
+    """Scalars of one iteration, for `Meters.add`."""
 
-    Attributes:
-        names: names of the scalars.
-        sums_and_counts: float64 [2, n]. Row 0 has the values, with 0 in place of non-finite ones; row 1 has 1 for each
-            finite value and 0 for each non-finite one.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # names of the scalars
+    # float64 [2, n]. Row 0 has the values, with 0 in place of non-finite ones; row 1
+    # has 1 for each finite value and 0 for each non-finite one.
     sums_and_counts: Tensor
 
 

@@ -42,16 +42,10 @@ def peak_memory_gib(is_gpu: bool) -> float:
 
 
 class LogFiles(NamedTuple):
-    """Open log files of a run, and the boards that show it.
+    """Open log files of a run, and the boards that show it."""
 
-    Attributes:
-        steps: train.jsonl.
-        epochs: log.txt.
-        boards: the boards.
-    """
-
-    steps: JsonLines
-    epochs: JsonLines
+    steps: JsonLines  # train.jsonl
+    epochs: JsonLines  # log.txt
     boards: Sequence[Board]
 
 

@@ -31,12 +31,7 @@ MAX_NAMED = 5  # largest number of processes that a message lists
 
 
 class Diagnosis:
-    """Diagnosis of the current update before it is applied.
-
-    Args:
-        state: state of the run.
-        loader: source of the images.
-    """
+    """Diagnosis of the current update before it is applied."""
 
     def __init__(self, state: RunState, loader: BatchLoader) -> None:
         self.state, self.loader = state, loader

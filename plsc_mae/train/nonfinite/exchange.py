@@ -15,18 +15,13 @@ NAN, INFINITE, ABSENT = 3.3e38, 3.2e38, -3.3e38
 
 
 class UpdateNumbers(NamedTuple):
-    """Losses, gradient norm and stop signal of an update, with equal values in all processes.
+    """Losses, gradient norm and stop signal of an update, with equal values in all processes."""
 
-    Attributes:
-        losses: loss of every process in the order of the processes, averaged over its iterations of the accumulation
-            group; with pipeline parallelism, processes of other stages than the last have 0.
-        norm: global gradient norm without the loss scale, before clipping.
-        stop: largest number of the stop signals that the processes have received; 0 without any.
-    """
-
+    # loss of every process in the order of the processes, averaged over its iterations of the accumulation group; with
+    # pipeline parallelism, processes of other stages than the last have 0
     losses: list[float]
-    norm: float
-    stop: int
+    norm: float  # global gradient norm without the loss scale, before clipping
+    stop: int  # largest number of the stop signals that the processes have received; 0 without any
 
     @property
     def bad_losses(self) -> list[int]:

@@ -34,12 +34,7 @@ REMEDY = (
 
 
 class NonFinitePolicy:
-    """Handler of updates with a non-finite loss or gradient norm: it stops the run, skips the update or rolls back.
-
-    Args:
-        state: state of the run, which a rollback restores.
-        loader: source of the images that reports list.
-    """
+    """Handler of updates with a non-finite loss or gradient norm: it stops the run, skips the update or rolls back."""
 
     def __init__(self, state: RunState, loader: BatchLoader) -> None:
         self.state, self.config, self.world = state, state.config, state.world

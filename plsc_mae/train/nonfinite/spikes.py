@@ -44,12 +44,7 @@ class RecentValues:
 
 
 class SpikeReport:
-    """Log of the spikes of a run, with one line of JSON per spike.
-
-    Args:
-        path: path of the file.
-        active: whether this process writes it.
-    """
+    """Log of the spikes of a run, with one line of JSON per spike."""
 
     def __init__(self, path: Path, *, active: bool) -> None:
         self.path, self.active = path, active

@@ -26,29 +26,20 @@ from plsc_mae.wording import counted
 
 
 class Observation(NamedTuple):
-    """Result of an observer.
+    """Result of an observer."""
 
-    Attributes:
-        metrics: values by their names in the logs.
-        pictures: pictures for the boards, uint8 [H, W, 3] by tag; only those of the main process are written.
-        constant: names of those metrics that are the same for every network, which lines on the console leave out.
-    """
-
-    metrics: Mapping[str, float] = MappingProxyType({})
+    metrics: Mapping[str, float] = MappingProxyType({})  # values by their names in the logs
+    # pictures for the boards, uint8 [H, W, 3] by tag; only those of the main process are written
     pictures: Mapping[str, npt.NDArray[np.uint8]] = MappingProxyType({})
+    # names of those metrics that are the same for every network, which lines on the console leave out
     constant: Collection[str] = ()
 
 
 class Observer(Protocol):
-    """Callable that examines the network between epochs, for example evaluates it; all processes must call it.
+    """Callable that examines the network between epochs, for example evaluates it; all processes must call it."""
 
-    Attributes:
-        every: number of epochs between two calls; the observer is always called after the last epoch.
-        at_start: whether it is also called before the first update; only the pictures of that call are kept.
-    """
-
-    every: int
-    at_start: bool
+    every: int  # number of epochs between two calls; the observer is always called after the last epoch
+    at_start: bool  # whether it is also called before the first update; only the pictures of that call are kept
 
     def __call__(self, stop: StopRequest | None = None) -> Observation:
         """Examine the network and return metrics and pictures; all processes must call.
@@ -64,17 +55,11 @@ class Observer(Protocol):
 
 
 class Gathered(NamedTuple):
-    """Outputs of the readable images of a data set, in its order.
+    """Outputs of the readable images of a data set, in its order."""
 
-    Attributes:
-        numbers: indices [n] of these images in the data set.
-        outputs: [n, K].
-        labels: class numbers int64 [n], or float32 [n, K].
-    """
-
-    numbers: npt.NDArray[np.int64]
-    outputs: npt.NDArray[np.float32]
-    labels: npt.NDArray[Any]
+    numbers: npt.NDArray[np.int64]  # indices [n] of these images in the data set
+    outputs: npt.NDArray[np.float32]  # [n, K]
+    labels: npt.NDArray[Any]  # class numbers int64 [n], or float32 [n, K]
 
 
 class Evaluation:

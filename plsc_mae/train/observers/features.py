@@ -112,12 +112,7 @@ class ImageEncoder:
 
 
 class FeatureObserver(ABC):
-    """Observer of the features of a run's encoder; metrics are returned in the main process only.
-
-    Args:
-        encode: computes features.
-        every: number of epochs between two calls.
-    """
+    """Observer of the features of a run's encoder; metrics are returned in the main process only."""
 
     at_start = False
 

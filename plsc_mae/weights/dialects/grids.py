@@ -18,12 +18,6 @@ def prefix_positions(rows: int, class_tokens: int, register_tokens: int, patches
     every token before the patches. The numbers are tried in this order. The remaining rows must be those of `patches`
     patches or, if that is None, of a square grid.
 
-    Args:
-        rows: number of rows of the table.
-        class_tokens: number of class tokens, 0 or 1.
-        register_tokens: number of register tokens.
-        patches: number of patches, if it is known.
-
     Returns:
         The number, or None if no number fits.
     """
