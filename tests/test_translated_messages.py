@@ -1,4 +1,4 @@
-"""Messages and sentences of reports that Chinese pages translate: their English text is that of the package."""
+"""Messages, sentences and headings that pages explain: their English text is that of the package."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 VALUE = "…"  # in a page, in place of names and numbers; in the sources, placeholders have these places
-PAGES = {"docs/zh/console.md": "提示", "docs/zh/report.md": "报告中的英文"}  # the first heading of the tables
-FEWEST = {"docs/zh/console.md": 45, "docs/zh/report.md": 25}  # quoted texts
+PAGES = {  # the first heading of the tables
+    "docs/zh/console.md": "提示",
+    "docs/zh/report.md": "报告中的英文",
+    "docs/zh/evaluation.md": "列的标题",
+    "docs/evaluation.md": "column",
+}
+# quoted texts
+FEWEST = {"docs/zh/console.md": 45, "docs/zh/report.md": 25, "docs/zh/evaluation.md": 5, "docs/evaluation.md": 5}
 
 
 def quoted(page: str) -> list[str]:
