@@ -50,8 +50,8 @@ def describe_sizes(
         resized, tile = (round(factor * side) for factor in (_RESIZED_SIDE, _TILE))
         yield f"  much larger than {reference}, which shrinks them {describe_shrinking(shorter, side)}"
         larger = " ".join(str(2 * each) for each in dict.fromkeys(input_size))
-        patch = f" --patch_size {patch_size}" if patch_size else ""
-        yield f"    for small objects: `plsc-mae pretrain --input_size {larger}{patch}`, with four times the patches,"
+        patches = f" --patch_size {patch_size}" if patch_size else ""
+        yield f"    for small objects: `plsc-mae pretrain --input_size {larger}{patches}`, with four times the patches,"
         yield f"    or `plsc-mae pretrain --tile {tile}`, which crops from squares of that side"
         if fit_jpeg:
             yield f"    for faster reading: `plsc-mae prepare-data DIR DST --short {resized}` resizes them once"

@@ -212,7 +212,7 @@ def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str], group
         raise DataError(f"{file} begins with the image {head[0]}; expected a first row with the names of the columns")
     if columns is None and known and set(known) <= set(head[1:]):
         columns = known
-    group = _chosen(head, [group_column], file, "--group_column")[0] if group_column else None
+    group = _chosen(head, [group_column], file, flag("group_column"))[0] if group_column else None
     used = [i for i in range(1, len(head)) if i != group]
     if columns is not None:
         used = _chosen(head, columns, file, flag("label_columns", "label_column"))
