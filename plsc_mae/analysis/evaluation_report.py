@@ -102,7 +102,7 @@ class Heatmap(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """Bars of values in percent, in ascending order and without NaNs; `table` is the file that lists all names."""
+    """Bars of values in percent, without NaNs; `table` is the file that lists all names."""
 
     title: str
     names: Sequence[str]
@@ -110,9 +110,13 @@ class Bars(NamedTuple):
     table: str
 
     def draw(self, axes: Any) -> None:
-        """Draw a horizontal bar per value; at most NAMED_BARS bars have names and show their values."""
-        known = np.flatnonzero(np.isfinite(self.values))
-        order = known[np.argsort(self.values[known], kind="stable")]
+        """Draw a horizontal bar per value: up to NAMED_BARS from the top, as in a Heatmap, with names and values.
+
+        More bars are sorted by their value.
+        """
+        order = np.flatnonzero(np.isfinite(self.values))[::-1]  # bars are drawn from the bottom
+        if len(order) > NAMED_BARS:
+            order = order[np.argsort(self.values[order], kind="stable")]
         bars = axes.barh(range(len(order)), self.values[order])
         axes.set_xlim(0, _ROOM * max(100.0, *self.values[order]) if len(order) else 100.0)
         axes.set_title(self.title)

@@ -8,13 +8,19 @@ import numpy as np
 
 from plsc_mae.config import PretrainConfig
 from plsc_mae.data.classify import evaluation_transform
-from plsc_mae.data.shapes import fitting_crop_ratio, fitting_input_size, seen_shares, typical_shape
+from plsc_mae.data.shapes import (
+    LARGE,
+    describe_shrinking,
+    fitting_crop_ratio,
+    fitting_input_size,
+    seen_shares,
+    typical_shape,
+)
 from plsc_mae.wording import span
 
 INPUT = PretrainConfig.input_size[0]  # side of the default input
 SQUARE = (INPUT, INPUT)
-# Shorter sides, divided by the input's, from which, or below which, other options suit better.
-LARGE, SMALL = 3.0, 160 / INPUT
+SMALL = 160 / INPUT  # shorter side, divided by the input's, below which other options suit better
 PATCH = 16  # side of a patch in most published networks
 _RESIZED_SIDE, _TILE = 320 / INPUT, 512 / INPUT  # divided by the input's; docs/packed-data.md and docs/your-images.md
 _TINY, _SMALLEST_INPUT = 48, 16
@@ -42,11 +48,13 @@ def describe_sizes(
     reference = f"the {'default ' if side == INPUT else ''}input of {side} pixels"
     if shorter >= LARGE * side:
         resized, tile = (round(factor * side) for factor in (_RESIZED_SIDE, _TILE))
-        resizing = f"`plsc-mae prepare-data DIR DST --short {resized}` resizes them once, for faster reading; "
-        yield (
-            f"  much larger than {reference}: {resizing if fit_jpeg else ''}"
-            f"`plsc-mae pretrain --tile {tile}` crops from squares of that side, which keeps small objects"
-        )
+        yield f"  much larger than {reference}, which shrinks them {describe_shrinking(shorter, side)}"
+        larger = " ".join(str(2 * each) for each in dict.fromkeys(input_size))
+        patches = f" --patch_size {patch_size}" if patch_size else ""
+        yield f"    for small objects: `plsc-mae pretrain --input_size {larger}{patches}`, with four times the patches,"
+        yield f"    or `plsc-mae pretrain --tile {tile}`, which crops from squares of that side"
+        if fit_jpeg:
+            yield f"    for faster reading: `plsc-mae prepare-data DIR DST --short {resized}` resizes them once"
     elif shorter < SMALL * side:
         patch = patch_size or (4 if shorter < _TINY else 8)
         smaller = max(shorter, _SMALLEST_INPUT) // patch * patch or patch

@@ -28,7 +28,8 @@ from plsc_mae.parallel.world import World
 from plsc_mae.runtime import count_workers
 from plsc_mae.wording import counted
 
-COLUMNS = ("image", "rank", "class", "index")  # then "probability" or "value"
+COLUMNS = ("image", "rank", "class", "index")  # then "value", or "probability" and TRUE_CLASS
+TRUE_CLASS = "true_class"
 _KEYS = ('{"image": ', '"classes": [', '"indices": [')
 SIGNS = {".csv": (",".join(COLUMNS),), ".json": _KEYS, ".jsonl": _KEYS}  # how a file of predictions is recognized
 
@@ -83,16 +84,18 @@ def run(config: PredictConfig) -> int:
     predictions, indices, unreadable = predict(trained, kind, images, world, config)
     if not world.is_main:
         return exit_code(unreadable)
+    truth = None if kind.dense else true_outputs(images, config.img_path, trained.classes)[indices]
     if config.save_path:  # before printing, which fails if the reader of a pipe has ended
-        save_predictions(Path(config.save_path), predictions, kind.values)
+        names = None if truth is None else [trained.classes[i] if i >= 0 else None for i in truth.tolist()]
+        save_predictions(Path(config.save_path), predictions, kind.values, names)
     for prediction in predictions:
         print(without_parents(prediction.image))
         for name, value in zip(prediction.classes, prediction.values, strict=True):
             print(f"  {kind.describe(value)}  {name}")
     if config.save_path:
         print(config.save_path)
-    if not kind.dense:
-        _count_right(predictions, true_outputs(images, config.img_path, trained.classes)[indices], trained.classes)
+    if truth is not None:
+        _count_right(predictions, truth, trained.classes)
     return summarize(unreadable, len(images))
 
 
@@ -175,7 +178,9 @@ def warn_of_equal_predictions(indices: npt.NDArray[Any], values: npt.NDArray[Any
         )
 
 
-def save_predictions(path: Path, predictions: list[Prediction], values: str) -> None:
+def save_predictions(
+    path: Path, predictions: list[Prediction], values: str, truth: Sequence[str | None] | None = None
+) -> None:
     """Write predictions in the format of the suffix of `path`.
 
     .jsonl has one object per line and image, .json a list of these objects, .csv one row per image and class. A .csv
@@ -185,23 +190,26 @@ def save_predictions(path: Path, predictions: list[Prediction], values: str) -> 
         path: the file.
         predictions: predictions of the images.
         values: "probabilities" or "values".
+        truth: true class of each image, None where it is unknown; None for labels or numbers, without a true class.
 
     Raises:
         DataError: the file cannot be written, or exists and does not hold predictions.
     """
+    last = () if truth is None else (TRUE_CLASS,)
+    found = zip(predictions, strict=True) if truth is None else zip(predictions, truth, strict=True)
     try:
         with result_replacement(path, SIGNS[path.suffix]) as temporary:
             if path.suffix == ".csv":
-                head = (*COLUMNS, {"probabilities": "probability"}.get(values, "value"))
+                head = (*COLUMNS, {"probabilities": "probability"}.get(values, "value"), *last)
                 rows = (
-                    (image, rank, *row)
-                    for image, *columns in predictions
+                    (image, rank, *row, *true)
+                    for (image, *columns), *true in found
                     for rank, row in enumerate(zip(*columns, strict=True), start=1)
                 )
                 write_csv(temporary, itertools.chain([head], rows))
                 return
-            keys = ("image", "classes", "indices", values)
-            lines = [as_json(dict(zip(keys, each, strict=True))) for each in predictions]
+            keys = ("image", "classes", "indices", values, *last)
+            lines = [as_json(dict(zip(keys, (*each, *true), strict=True))) for each, *true in found]
             text = (
                 "[\n" + ",\n".join(lines) + "\n]\n"
                 if path.suffix == ".json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from plsc_mae.wording import counted
 
 TRAIN, VAL = "train", "val"
 SHOWN_CLASSES = 20
+_SHOWN_GROUPS = 10
+_FAR = 0.2  # difference from the share that was asked, divided by it
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 def run(config: SplitConfig) -> None:
     """Choose validation images of every class at random and write both lists; no image is moved or copied.
 
-    A class with a single image, or with --group_by a single group, is for training only.
+    A class with a single image, or a single group, is for training only.
 
     Raises:
         DataError: the images cannot be listed or have no classes, an image is listed twice, the source has validation
@@ -39,12 +41,14 @@ def run(config: SplitConfig) -> None:
         ConfigError: a package that reads the images is not installed.
     """
     folder = _target(config)
-    images = _find(config)
+    images, groups = _find(config)
     require_classes(images, "a division by class")
     if len(set(images.paths)) < len(images):
         raise DataError(f"{images.source} has images more than once, which would be on both sides; list each once")
     _warn_of_one_class(images)
-    val = _choose(images, config)
+    if config.group_by:
+        groups = groups_of(images, config.group_by)
+    val = _choose(images, groups, config)
     train = np.setdiff1d(np.arange(len(images)), val)
     try:
         if not images.labels_are_numbers:
@@ -54,6 +58,8 @@ def run(config: SplitConfig) -> None:
     except OSError as error:
         raise DataError(f"cannot write to {config.dst}: {error.strerror}; choose a writable folder") from None
     print(_summary(images, train, val))
+    if groups:
+        print(_describe_groups(groups, val, config))
     lists = shlex.quote(config.dst)
     print(f"{lists} is complete, and no image was moved or opened")
     print(f"next, to find unreadable ones: plsc-mae doctor --data_path {lists}")
@@ -70,14 +76,14 @@ def _target(config: SplitConfig) -> Path:
     return target
 
 
-def _find(config: SplitConfig) -> ImageList:
+def _find(config: SplitConfig) -> tuple[ImageList, Sequence[str]]:
+    """Return the images, and the group of each if a column names it."""
     if config.is_table:
-        return read_class_table(
-            Path(config.src), Path(config.image_path or Path(config.src).parent), config.label_column
-        )
+        folder = Path(config.image_path or Path(config.src).parent)
+        return read_class_table(Path(config.src), folder, config.label_column, config.group_column)
     if has_split(config.src, VAL):
         raise DataError(f"{config.src} has validation images already, so a run can use it as it is")
-    return find_images(config.src, TRAIN, flag="SRC")
+    return find_images(config.src, TRAIN, flag="SRC"), ()
 
 
 def _warn_of_one_class(images: ImageList) -> None:
@@ -89,23 +95,45 @@ def _warn_of_one_class(images: ImageList) -> None:
         )
 
 
-def _choose(images: ImageList, config: SplitConfig) -> Rows:
+def _choose(images: ImageList, groups: Sequence[str], config: SplitConfig) -> Rows:
     """Return the sorted indices of the validation images, or raise DataError without any."""
-    unit = "image"
-    if config.group_by:
-        unit, groups = "group", groups_of(images, config.group_by)
-        logger.info("--group_by %s: %s, such as '%s'", config.group_by, counted(len(set(groups)), unit), groups[0])
+    if groups:
+        _require_several(groups, config)
         val = grouped_validation_rows(images, groups, config.val_fraction, config.seed)
     else:
         val = validation_rows(images, config.val_fraction, config.seed)
     if not len(val):
-        raise DataError(f"{images.source} has one {unit} per class, so none is left for validation; add images")
+        unit, remedy = ("group", "choose smaller groups") if groups else ("image", "add images")
+        raise DataError(f"{images.source} has one {unit} per class, so none is left for validation; {remedy}")
     unseen = sorted(set(images.labels.tolist()) - set(images.labels[val].tolist()))
     if unseen:
-        reason = "they share groups with others, or have one" if config.group_by else "they have a single image"
+        reason = "they share groups with others, or have one" if groups else "they have a single image"
         names = ", ".join(images.classes[number] for number in unseen)
         logger.warning("classes without validation images, because %s: %s", reason, names)
     return val
+
+
+def _require_several(groups: Sequence[str], config: SplitConfig) -> None:
+    """Raise DataError if all images are in one group; log the number of groups."""
+    chosen = f"--group_by {config.group_by}" if config.group_by else f"--group_column {config.group_column}"
+    if (count := len(set(groups))) > 1:
+        logger.info("%s: %s, such as '%s'", chosen, counted(count, "group"), groups[0])
+        return
+    found = f"{chosen} gives '{groups[0]}' for all {counted(len(groups), 'image')}, so they are one group"
+    remedy = "give a pattern for what differs between objects, such as 'plate[0-9]+'" if config.group_by else ""
+    column = "name another column by --group_column" if config.is_table else ""
+    raise DataError(f"{found}; {' or '.join(filter(None, (remedy, column)))}")
+
+
+def _describe_groups(groups: Sequence[str], val: Rows, config: SplitConfig) -> str:
+    """Return a line with the groups for validation, and their share of the images if it is far from that asked."""
+    held = sorted({groups[row] for row in val.tolist()})
+    names = ", ".join(held) if len(held) <= _SHOWN_GROUPS else f"{len(held)} of {len(set(groups))} groups"
+    share = len(val) / len(groups)
+    if abs(share / config.val_fraction - 1) <= _FAR:
+        return f"{VAL}: {names}"
+    asked = f"--val_fraction {config.val_fraction:g} asks for {100 * config.val_fraction:.3g} %"
+    return f"{VAL}: {names}; {100 * share:.3g} % of the images, as groups stay whole ({asked})"
 
 
 def _lines(images: ImageList, rows: Rows, folder: Path) -> Iterable[str]:

@@ -30,6 +30,9 @@ class SplitConfig(Checked):
         "regular expression for the part of a path that images of one object share; they are not divided",
         metavar="PATTERN",
     )
+    group_column: str = option(
+        "", "column of a CSV file whose value images of one object share; they are not divided", metavar="NAME"
+    )
     image_path: str = option("", "base folder of the paths in a CSV file [the folder of the file]", metavar="DIR")
     label_column: str = option("", "column of the classes in a CSV file [the only one after the paths]", metavar="NAME")
 
@@ -40,7 +43,11 @@ class SplitConfig(Checked):
             re.compile(self.group_by)
         except re.error as mistake:
             yield f"--group_by {self.group_by} is no regular expression: {mistake}"
-        for name in ("image_path", "label_column"):
+        if self.group_column and self.group_by:
+            yield "--group_column and --group_by both choose the groups; give one of them"
+        if self.group_column and self.group_column == self.label_column:
+            yield f"--group_column {self.group_column} is also the --label_column; name two columns"
+        for name in ("image_path", "label_column", "group_column"):
             if getattr(self, name) and self.src and not self.is_table:
                 yield f"--{name} is for a CSV file, but SRC is {self.src}; leave it out"
 

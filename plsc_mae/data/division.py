@@ -21,9 +21,9 @@ def validation_rows(images: ImageList, share: float, seed: int) -> Rows:
 def grouped_validation_rows(images: ImageList, groups: Sequence[str], share: float, seed: int) -> Rows:
     """Choose whole groups of images, so that no group is divided, and return the sorted indices of their images.
 
-    The groups are visited in random order. A group is chosen if its most frequent class has fewer validation images
-    than `validation_rows` would choose, and if every class keeps training images. So the numbers can be larger or
-    smaller, and a class with a single group has no validation images.
+    The groups are visited in random order. A group is chosen if its most frequent class has no validation images yet,
+    or comes closer to the number that `validation_rows` would choose, and if every class keeps training images. So the
+    numbers can be larger or smaller, and a class with a single group has no validation images.
 
     Args:
         images: the labeled images.
@@ -40,7 +40,8 @@ def grouped_validation_rows(images: ImageList, groups: Sequence[str], share: flo
         rows = np.flatnonzero(numbers == group)
         counts = np.bincount(images.labels[rows], minlength=len(totals))
         main = int(counts.argmax())
-        if held[main] < wanted[main] and (held + counts < totals)[counts > 0].all():
+        comes_closer = held[main] + counts[main] / 2 < wanted[main]
+        if (comes_closer or not held[main]) and (held + counts < totals)[counts > 0].all():
             held += counts
             chosen.append(rows)
     return np.sort(np.concatenate(chosen))

@@ -38,11 +38,12 @@ logger = logging.getLogger(__name__)
 
 
 class _Row(NamedTuple):
-    """Row of the table: file and row number for messages, the path, and the cells of the labels."""
+    """Row of the table: file and row number for messages, the path, the cells of the labels, and that of the group."""
 
     place: str
     path: str
     cells: list[str]
+    group: str
 
 
 class _Table(NamedTuple):
@@ -107,24 +108,28 @@ def read_labels(
     return ImageList(paths, labels[used], tuple(map(escape_name, table.names)), str(file.parent), str(file))
 
 
-def read_class_table(file: Path, folder: Path, column: str = "") -> ImageList:
-    """Read the images of a CSV file and their classes, numbered in the sorted order of the names.
+def read_class_table(
+    file: Path, folder: Path, column: str = "", group_column: str = ""
+) -> tuple[ImageList, tuple[str, ...]]:
+    """Read the images of a CSV file with their classes, numbered in the sorted order of the names, and their groups.
 
-    Rows without a class are left out, with a warning.
+    Rows without a class are left out, with a warning. Without `group_column` there are no groups.
 
     Args:
         file: the file.
         folder: base folder of the paths in the first column.
-        column: name of the column of classes; "" for a file with a single one.
+        column: name of the column of classes; "" for a file with a single one besides the groups.
+        group_column: name of the column of groups, or "".
 
     Raises:
-        DataError: the file cannot be read or is malformed, the column is missing or not chosen, no row has a class, or
-            an image does not exist.
+        DataError: the file cannot be read or is malformed, a column is missing or not chosen, no row has a class, a row
+            has no group, or an image does not exist.
     """
-    table = _read(file, [column] if column else None, ())
-    if len(table.names) > 1:
+    table = _read(file, [column] if column else None, (), group_column)
+    if len(table.names) != 1:
         raise DataError(
-            f"{file} has the columns {listed(table.names)}; name that of the classes: --label_column {table.names[0]}"
+            f"{file} has the columns {listed(table.head[1:])}; name that of the classes: --label_column "
+            f"{table.names[0] if table.names else 'NAME'}"
         )
     rows = [row for row in table.rows if row.cells[0]]
     if not rows:
@@ -141,14 +146,18 @@ def read_class_table(file: Path, folder: Path, column: str = "") -> ImageList:
             f"{missing[0].place} names {missing[0].path}, which is not in {folder} "
             f"({counted(len(missing), 'such row')} of {len(rows)}); {remedy}"
         )
+    if group_column and (empty := [row.place for row in rows if not row.group]):
+        rest = f"({counted(len(empty), 'such row')} of {len(rows)})"
+        raise DataError(f"{empty[0]} has no value in the column --group_column {group_column} {rest}; fill it in")
     classes = sorted({row.cells[0] for row in rows})
     number = {name: i for i, name in enumerate(classes)}
     labels = np.array([number[row.cells[0]] for row in rows], np.int64)
     names = tuple(map(escape_name, classes))
-    others = [name for name in table.head[1:] if name not in table.names]
+    others = [name for name in table.head[1:] if name not in (*table.names, group_column)]
     note = f"{file} also has the columns {listed(others)} for --label_column" if others else ""
     paths = PathTable(row.path for row in rows)
-    return ImageList(paths, labels, names, str(folder), str(file), label_note=note)
+    groups = tuple(row.group for row in rows) if group_column else ()
+    return ImageList(paths, labels, names, str(folder), str(file), label_note=note), groups
 
 
 def match_labels(images: ImageList, names: Sequence[str], source: str) -> ImageList:
@@ -184,7 +193,7 @@ def label_notes(images: ImageList) -> Iterator[str]:
         )
 
 
-def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _Table:
+def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str], group_column: str = "") -> _Table:
     """Read a CSV file with stripped cells; raise DataError if it cannot be read or is malformed."""
     try:
         require_text(str(file), f"the table of labels {file}", "a CSV file", DataError)
@@ -203,7 +212,10 @@ def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _T
         raise DataError(f"{file} begins with the image {head[0]}; expected a first row with the names of the columns")
     if columns is None and known and set(known) <= set(head[1:]):
         columns = known
-    used = list(range(1, len(head))) if columns is None else _chosen(head, columns, file)
+    group = _chosen(head, [group_column], file, flag("group_column"))[0] if group_column else None
+    used = [i for i in range(1, len(head)) if i != group]
+    if columns is not None:
+        used = _chosen(head, columns, file, flag("label_columns", "label_column"))
     names = tuple(head[i] for i in used)
     if len(set(names)) < len(names):
         raise DataError(f"{file} has several columns of the same name: {listed(names)}; rename them")
@@ -214,7 +226,8 @@ def _read(file: Path, columns: Sequence[str] | None, known: Sequence[str]) -> _T
                 f"{file} row {number} has {counted(len(line), 'cell')}; expected {len(head)}, as in the first row"
             )
         path = line[0] if encoding == UTF8 else _existing(file, line[0])
-        rows.append(_Row(f"{file} row {number}", path, [line[i] for i in used]))
+        cells, name = [line[i] for i in used], "" if group is None else line[group]
+        rows.append(_Row(f"{file} row {number}", path, cells, name))
     return _Table(tuple(head), names, rows)
 
 
@@ -237,11 +250,10 @@ def _existing(file: Path, path: str) -> str:
     return path if has_other else same_bytes
 
 
-def _chosen(head: Sequence[str], columns: Sequence[str], file: Path) -> list[int]:
+def _chosen(head: Sequence[str], columns: Sequence[str], file: Path, option: str) -> list[int]:
     unknown = [name for name in columns if name not in head[1:]]
     if unknown:
-        name = flag("label_columns", "label_column")
-        raise DataError(f"{name} {listed(unknown)}: {file} has the columns {listed(head[1:])}")
+        raise DataError(f"{option} {listed(unknown)}: {file} has the columns {listed(head[1:])}")
     return [list(head).index(name, 1) for name in columns]
 
 

@@ -17,6 +17,10 @@ from plsc_mae.data.transforms import ResizeCenterCrop
 from plsc_mae.errors import UserError
 
 FAR_FROM_SQUARE = 2.0  # longer side divided by the shorter one
+# Shorter side of images, divided by that of the input, from which small details are lost. The published recipes stay
+# below 2 for photographs of 500 x 375 pixels.
+LARGE = 3.0
+_DETAIL = 32  # side in pixels, of an example
 _SAMPLED_FILES = 32
 _MARGIN = 1.25  # factor from the images' width / height to the ends of the range for crops
 
@@ -70,6 +74,12 @@ def seen_shares(ratio: float, view: ResizeCenterCrop) -> tuple[float, float]:
     height, width = view.size
     shown, relative = max(view.size) / view.shorter_side, ratio * height / width
     return shown * min(1, 1 / relative), shown * min(1, relative)
+
+
+def describe_shrinking(shorter: float, side: int) -> str:
+    """Return what an input of this side leaves of a detail of images with this shorter side, both in pixels."""
+    factor = shorter / side
+    return f"up to {round(factor, 1):g} times, so a detail of {_DETAIL} pixels has {_DETAIL / factor:.2g}"
 
 
 def fitting_crop_ratio(ratio: float) -> tuple[float, float]:

@@ -10,7 +10,14 @@ from plsc_mae.config import ClassifyConfig, LinprobeConfig, TrainingConfig
 from plsc_mae.config.training import UpdateScheduleOptions
 from plsc_mae.data.listing import ImageList
 from plsc_mae.data.sequence import SequenceImages
-from plsc_mae.data.shapes import fitting_crop_ratio, fitting_input_size, sampled_sizes, typical_shape
+from plsc_mae.data.shapes import (
+    LARGE,
+    describe_shrinking,
+    fitting_crop_ratio,
+    fitting_input_size,
+    sampled_sizes,
+    typical_shape,
+)
 from plsc_mae.errors import ConfigError
 from plsc_mae.loading import pixel_settings
 from plsc_mae.models.registry import find_variant
@@ -73,15 +80,19 @@ def warn_of_default_network(config: TrainingConfig, n_parameters: int) -> None:
 def warn_of_shape(config: TrainingConfig, images: ImageList) -> None:
     """Log a warning if the images are typically far from square and no crop of training can hold a whole one.
 
-    Only the headers of a few images are read. There is no warning with --tile, which crops from squares, nor for images
-    in memory, which could be slow to read.
+    Otherwise log what the input leaves of a detail of images that are typically much larger. Only the headers of a few
+    images are read. There is no message with --tile, which crops from squares, nor for images in memory, which could be
+    slow to read.
     """
     if config.tile or isinstance(images, SequenceImages):
         return
     sizes = sampled_sizes(images, pixel_settings.settled_format(config))
-    shape = typical_shape(sizes) if sizes else None
+    if not sizes:
+        return
+    shape = typical_shape(sizes)
     low, high = config.crop_ratio
-    if shape is None or not shape.is_far_from_square or low <= shape.ratio <= high:
+    if not shape.is_far_from_square or low <= shape.ratio <= high:
+        _log_shrinking(min(shape.width, shape.height), min(config.image_size))
         return
     center = isinstance(config, ClassifyConfig) and not _suits(config.image_size, shape.ratio)
     logger.warning(
@@ -90,6 +101,14 @@ def warn_of_shape(config: TrainingConfig, images: ImageList) -> None:
         *(shape, low, high, ", and evaluation sees the center only" if center else ""),
         " ".join(_options_of_shape(config, shape.ratio)),
     )
+
+
+def _log_shrinking(shorter: float, side: int) -> None:
+    if shorter >= LARGE * side:
+        logger.info(
+            "images of typically %.0f pixels are shrunk %s; a larger --input_size than %d keeps more",
+            *(shorter, describe_shrinking(shorter, side), side),
+        )
 
 
 def _suits(size: tuple[int, int], ratio: float) -> bool:

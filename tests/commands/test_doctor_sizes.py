@@ -68,6 +68,8 @@ def test_another_input():
     assert "much larger than the input of 64 pixels" in advice(192)
     assert "--short 91`" in advice(192)
     assert "--tile 146`" in advice(192)
+    assert "--input_size 128`" in advice(192)
+    assert "a detail of 32 pixels has 4\n" in advice(512)
     assert "smaller than the input of 64 pixels" in advice(40)
     assert "--input_size 40 --patch_size 4" in advice(40)
 
@@ -84,6 +86,7 @@ def test_the_visible_part_is_that_of_the_input(side, height, seen):
     [
         ((64, 64), ["--input_size 63 --patch_size 7`"]),
         ((9, 9), ["--input_size 14 --patch_size 7`"]),
+        ((900, 900), ["`plsc-mae pretrain --input_size 448 --patch_size 7`", "--tile 512`", "--short 320`"]),
         ((320, 240), ["`plsc-mae pretrain --input_size 196 259 --patch_size 7`", "--patch_size 7 --crop_pct 1`"]),
         ((900, 400), ["`plsc-mae pretrain --input_size 147 329 --patch_size 7 --crop_ratio 1.8 2.8`"]),
     ],
@@ -101,9 +104,9 @@ def test_the_range_and_the_median():
 
 
 def test_images_that_jpeg_cannot_hold_are_not_resized():
-    _, line = describe_sizes([(6000, 6000)], fit_jpeg=False)
-    assert "prepare-data" not in line
-    assert "--tile 512" in line
+    advice = "".join(describe_sizes([(6000, 6000)], fit_jpeg=False))
+    assert "prepare-data" not in advice
+    assert "--tile 512" in advice
 
 
 def test_a_rectangular_input_is_the_readers_choice():

@@ -50,6 +50,7 @@ def test_predictions_are_the_networks(predict, classifier, images, tmp_path):
     assert (code, err) == (0, "")
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["image"] for record in records] == [f"{shape}/00000.jpg" for shape in SHAPES]
+    assert [record["true_class"] for record in records] == SHAPES
     for record in records:
         expected = probabilities_of(classifier, images / "val" / record["image"])
         best = np.argsort(-expected)[:3]
@@ -80,7 +81,8 @@ def test_files_of_all_kinds_hold_the_same(predict, images, tmp_path):
     np.testing.assert_allclose(sum(record["probabilities"]), 1.0, rtol=1e-5)
     with (tmp_path / "found.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["image", "rank", "class", "index", "probability"]
+    assert list(rows[0]) == ["image", "rank", "class", "index", "probability", "true_class"]
+    assert (record["true_class"], {row["true_class"] for row in rows}) == (None, {""})  # of a single image
     assert [int(row["rank"]) for row in rows] == list(range(1, 11))
     assert {row["image"] for row in rows} == {"00000.jpg"}
     assert [row["class"] for row in rows] == record["classes"]
@@ -118,10 +120,12 @@ def test_answers_are_counted_where_the_classes_are_known(predict, images, tmp_pa
     lines = [f"{images}/val/{shape}/00000.jpg {number}\n" for number, shape in enumerate(SHAPES)]
     (tmp_path / "list.txt").write_text("".join(lines))
     (tmp_path / "classes.txt").write_text("\n".join(SHAPES))
-    code, out, _ = predict("--topk 1", img_path=tmp_path / "list.txt")
+    code, out, _ = predict(f"--topk 1 --save_path {tmp_path}/found.csv", img_path=tmp_path / "list.txt")
     assert code == 0
-    rows = out.splitlines()[1:-1]
-    right = sum(row.split()[-1] == shape for row, shape in zip(rows[1::2], SHAPES, strict=True))
+    with (tmp_path / "found.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["true_class"] for row in rows] == SHAPES
+    right = sum(row["class"] == row["true_class"] for row in rows)
     assert out.splitlines()[-1] == f"{right} of 10 images are right ({10 * right:.1f} %)"
     (tmp_path / "classes.txt").write_text("\n".join(["bow", *SHAPES[1:]]))
     assert "are right" not in predict("--topk 1", img_path=tmp_path / "list.txt")[1]

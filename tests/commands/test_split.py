@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from plsc_mae.cli import main
+from plsc_mae.data.division import grouped_validation_rows
 from plsc_mae.data.imagefolder import find_images, find_validation
+from plsc_mae.data.listing import ImageList, PathTable
 
 pytestmark = pytest.mark.compat
 
@@ -161,6 +163,75 @@ def test_groups_are_not_divided(photos, tmp_path, capsys):
     assert not sides[0] & sides[1]
     assert {name[:3] for name in sides[1]} == {"bad", "goo"}
     assert len(val) == 6
+
+
+@pytest.fixture
+def plates(tmp_path) -> Path:
+    """Table of 30 images: class, and a plate of ten images for each third."""
+    draw_images(tmp_path / "fields", 30)
+    rows = ["file,kind,plate", *(f"{i}.png,{'sick' if i % 4 == 0 else 'well'},P{i // 10}" for i in range(30))]
+    (tmp_path / "fields/table.csv").write_text("\n".join(rows))
+    return tmp_path / "fields/table.csv"
+
+
+def test_a_column_names_the_groups(plates, tmp_path, capsys):
+    """The other column is that of the classes; the groups and a share far from that asked are told."""
+    assert split(plates, tmp_path / "a", "--group_column", "plate") == 0
+    printed = capsys.readouterr().out
+    assert "--group_column plate: 3 groups, such as 'P0'" in printed
+    _, val = found(tmp_path / "a")
+    assert val.classes == ("sick", "well")
+    (plate,) = {int(Path(path).stem) // 10 for path in val.paths}
+    assert (
+        f"\nval: P{plate}; 33.3 % of the images, as groups stay whole (--val_fraction 0.2 asks for 20 %)\n" in printed
+    )
+    assert (
+        split(plates, tmp_path / "b", "--label_column", "kind", "--group_column", "plate", "--val_fraction", 0.3) == 0
+    )
+    assert f"\nval: P{plate}\n" in capsys.readouterr().out
+    assert (tmp_path / "a/val.txt").read_text() == (tmp_path / "b/val.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentences"),
+    [
+        ("--group_column dish", ["--group_column 'dish': TABLE has the columns 'kind', 'plate'"]),
+        ("--group_column plate --label_column plate", ["--group_column plate is also the --label_column"]),
+        ("--group_column plate --group_by x", ["--group_column and --group_by both choose the groups"]),
+        ("--group_column run --label_column kind", ["gives 'A' for all 3 images", "name another column"]),
+        (
+            "--group_column site --label_column kind",
+            ["row 3 has no value in the column --group_column site (1 such row"],
+        ),
+        ("--group_column kind", ["has the columns 'kind', 'plate'", "name that of the classes: --label_column"]),
+        (
+            "--group_by png --label_column kind",
+            ["gives 'png' for all 3 images", "such as 'plate[0-9]+'", "--group_column"],
+        ),
+        ("--group_column kind --label_column plate", ["one group per class", "choose smaller groups"]),
+    ],
+)
+def test_mistakes_in_groups(photos, capsys, words, sentences):
+    table = photos / "table.csv"
+    rows = ["file,kind,plate,run,site", "cat/0.png,a,P,A,x", "cat/1.png,b,Q,A,", "cat/2.png,b,Q,A,y"]
+    if "run" not in words and "site" not in words:
+        rows = [",".join(row.split(",")[:3]) for row in rows]
+    if words == "--group_column kind":
+        rows = [f"{row},{'day' if i == 0 else i}" for i, row in enumerate(rows)]
+        sentences = ["has the columns 'kind', 'plate', 'day'", sentences[1]]
+    table.write_text("\n".join(rows))
+    assert split(table, photos.parent / "lists", *words.split()) == 2
+    error = capsys.readouterr().err
+    assert all(sentence.replace("TABLE", str(table)) in error for sentence in sentences)
+    assert not (photos.parent / "lists").exists()
+
+
+def test_the_choice_of_groups_comes_close_to_the_share():
+    """Of five groups of 60 images a fifth is one, also if the first leaves its main class a few images short."""
+    labels = np.random.default_rng(9).choice(3, 300, p=[0.6, 0.3, 0.1])
+    images = ImageList(PathTable(map(str, range(300))), labels, ("a", "b", "c"), ".")
+    groups = [str(i // 60) for i in range(300)]
+    assert [len(grouped_validation_rows(images, groups, 0.2, seed)) for seed in range(9)] == [60] * 9
 
 
 def test_numbers_stay_numbers(photos, tmp_path):

@@ -215,7 +215,7 @@ def pictures(tmp_path):
         (MAE, (400, 900), "give --input_size 320 144 --crop_ratio 0.36 0.56\n"),
         (PRETRAIN["simmim"](), (900, 400), "give --input_size 160 352 --crop_ratio 1.8 2.8\n"),  # cells of 32 pixels
         (PRETRAIN["mae"](model="mae_vit_huge_patch14"), (900, 400), "give --input_size 154 350 --crop_ratio 1.8 2.8\n"),
-        (dataclasses.replace(MAE, input_size=(128, 288)), (900, 400), "give --crop_ratio 1.8 2.8\n"),
+        (dataclasses.replace(MAE, input_size=(144, 304)), (900, 400), "give --crop_ratio 1.8 2.8\n"),
         (FINETUNE["mae"](), (900, 400), "give --input_size 144 320 --crop_ratio 1.8 2.8 --crop_pct 1\n"),
         (LINPROBE["mae"](input_size=(144, 320), crop_pct=1.0), (900, 400), "give --crop_ratio 1.8 2.8\n"),
     ],
@@ -251,6 +251,14 @@ def test_crops_that_cannot_hold_a_whole_image(heard, pictures, config, size, adv
 def test_crops_that_suit_the_images(heard, pictures, options, size):
     warn_of_shape(dataclasses.replace(MAE, **options), pictures(*size))
     assert heard.text == ""
+
+
+@pytest.mark.parametrize(("side", "told"), [(512, True), (191, False)])
+def test_images_much_larger_than_the_input(heard, pictures, side, told):
+    heard.set_level("INFO")
+    warn_of_shape(dataclasses.replace(MAE, input_size=(64,), patch_size=8), pictures(side, side))
+    assert ("a detail of 32 pixels has 4; a larger --input_size than 64" in heard.text) == told
+    assert bool(heard.text) == told
 
 
 def test_images_that_cannot_be_read_have_no_shape(heard, tmp_path):
