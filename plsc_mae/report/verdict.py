@@ -41,11 +41,11 @@ class Verdict(NamedTuple):
     Attributes:
         answer: "yes" if the loss is well below those of all trivial predictors, see `DRAWS`; "barely" if it is just
             below them; "in part" if it is not, but is clearly below those of all predictors that predict the same for
-            all hidden patches, see `CLEAR`; "not yet" otherwise; "unknown" if the run has no finite loss or no losses of trivial
-            predictors. For a classifier with results per class: "yes" if its best accuracy is above chance, but "in
-            part" if it misses classes, see `describe_missed`; else "not yet". For a regression: "yes" if its best R^2
-            exceeds `CLEAR`, "barely" if it exceeds 0, else "not yet". For several labels per image: "yes" if the best
-            mAP is above that of random rankings, else "not yet".
+            all hidden patches, see `CLEAR`; "not yet" otherwise; "unknown" if the run has no finite loss or no losses
+            of trivial predictors. For a classifier with results per class: "yes" if its best accuracy is above chance,
+            but "in part" if it misses classes, see `describe_missed`; else "not yet". For a regression: "yes" if its
+            best R^2 exceeds `CLEAR`, "barely" if it exceeds 0, else "not yet". For several labels per image: "yes" if
+            the best mAP is above that of random rankings, else "not yet".
         text: the answer for the reader.
         loss: name of the compared loss.
         value: its newest mean, see `RunFolder.last_loss`; None without one.
