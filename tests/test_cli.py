@@ -106,6 +106,10 @@ MISTAKES = {
         f"{OLD} --resume PLACE/run/checkpoint-0.pd --embed_dim 64",
         "PLACE/run/checkpoint-0.pd does not fit this run",
     ),
+    "resume other sizes in a new folder": (
+        f"{TINY} --data_path PLACE/images --output_dir PLACE/fresh --resume PLACE/run/checkpoint-0.pd --embed_dim 64",
+        "PLACE/run/checkpoint-0.pd does not fit this run",
+    ),
     "batch larger than the data": (f"{RUN} --batch_size 31", "the data set has 30 images, fewer than one batch of 31"),
 }
 
@@ -117,6 +121,7 @@ def test_a_mistake_is_one_sentence_and_leaves_checkpoints_alone(place, capfd, li
     assert main(line.replace("PLACE", str(place)).split()) == 2
     assert told.replace("PLACE", str(place)) in tell(capfd.readouterr().err)
     assert checkpoints(place / "run") == before
+    assert not (place / "fresh").exists()  # no empty folder stays
 
 
 def test_several_mistakes_are_an_error_line_each(capsys):

@@ -75,6 +75,12 @@ def describe_missed(images: Counts, predicted: Counts, names: Sequence[str]) -> 
     return f"no image is classified as {shown}{more}"
 
 
+def describe_worst(counts: ClassCounts, names: Sequence[str]) -> str:
+    """Return a sentence part about the class with the lowest accuracy; `names` are those of the K classes."""
+    worst = int(np.nanargmin(counts.accuracy))
+    return f"worst class: '{names[worst]}', {counts.correct[worst]} of {counts.images[worst]} right"
+
+
 def describe_imbalance(images: Counts | None) -> str:
     """Return a sentence part about training on unbalanced classes; "" if no class has twice the images of another.
 

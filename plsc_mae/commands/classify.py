@@ -16,7 +16,7 @@ import numpy.typing as npt
 import paddle
 
 from plsc_mae import console, weights
-from plsc_mae.analysis.class_counts import describe_imbalance, describe_missed
+from plsc_mae.analysis.class_counts import describe_imbalance, describe_missed, describe_worst
 from plsc_mae.commands.after_epoch import AfterEpoch
 from plsc_mae.commands.classify_data import (
     Images,
@@ -185,12 +185,30 @@ def _conclude(trainer: Trainer, task: ClassifyTask | PipelinedTask, images: Imag
         names = [f"test_{images.kind.best_metric}_{name}" for name in _rates(task)]
         best = max([at.best, *(trainer.metrics.get(name, -math.inf) for name in names)])
         at_chance = warn_of_chance(config, images.kind, best, images.val.labels, _losses(task, trainer.metrics))
+    if trainer.chance is not None and trainer.metrics and not at_chance:
+        _print_result(trainer, images.kind, trainer.chance)
     if isinstance(task, SweepTask):
         _print_sweep(task, trainer.metrics)
     elif trainer.saver.saved_path is not None:
         file = trainer.saver.path(BEST)
         used = file if file.exists() else trainer.saver.saved_path
         after_chance(config) if at_chance else after_classification(config, used, trainer.state.run)
+
+
+def _print_result(trainer: Trainer, kind: LabelKind, chance: float) -> None:
+    """Print the best and the last value of the metric that chooses checkpoint-best.pd, and the worst class.
+
+    `chance` is the value that luck explains.
+    """
+    name, results = f"test_{kind.best_metric}", read_class_results(Path(trainer.config.output_dir))
+    worst = ""
+    if results is not None and not kind.dense:
+        counts = (results.best or results.last).counts
+        worst = f"; {describe_worst(counts, [escape_name(name) for name in results.names])}"
+    console.report(
+        f"result: {name} {trainer.progress.best:.4g} at its best, {trainer.metrics[name]:.4g} at the end; luck reaches "
+        f"up to {chance:.4g}{worst}"
+    )
 
 
 def _chance(images: Images) -> float | None:

@@ -24,6 +24,7 @@ from plsc_mae.loading import pixel_settings
 from plsc_mae.loading.encoder import load_encoder
 from plsc_mae.names import as_json
 from plsc_mae.parallel.world import World
+from plsc_mae.weights.reader import read_file
 
 HEAD = "| features | k-NN (k = "
 Source = tuple[Encode, tuple[int, int], str]  # an encoder, the (h, w) of its images, and its checkpoint
@@ -66,6 +67,8 @@ def run(config: CompareConfig) -> int:
         ConfigError: an option does not fit a checkpoint, the images or this machine, or a package is not installed.
     """
     world = World(config.device)
+    for path in config.model_path:
+        read_file(path)  # before the minutes of the first features
     if config.save_path:
         require_free(Path(config.save_path), signs=_signs(config.save_path))
     bank = find_images(config.data_path, "train")

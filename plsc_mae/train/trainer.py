@@ -116,15 +116,22 @@ class Trainer:
             Stopped: SIGTERM or Ctrl-C stopped the run. A checkpoint of the position has been saved, unless this start
                 made no progress or --no_save_ckpt is set.
         """
+        folder = Path(self.config.output_dir)
+        is_new = not folder.exists()
         create_folder(self.config)
         if start is None:
             start = find_start(self.config)
             self.world.barrier()  # all processes have found the folder unlocked
         lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.world.is_main:  # `find_start` has waited: if another run has the lock by now, `start` is obsolete
-            lock = locked(Path(self.config.output_dir), "--output_dir", wait=False)
-        with lock:
-            self._fit(start)
+            lock = locked(folder, "--output_dir", wait=False)
+        try:
+            with lock:
+                self._fit(start)
+        finally:
+            if is_new and self.world.is_main:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # which is empty if the run was refused; other folders stay
 
     def _fit(self, start: Start) -> None:
         """Train from `start` to the end of the run, in an output folder that belongs to this run alone."""

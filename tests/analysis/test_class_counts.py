@@ -11,6 +11,7 @@ from plsc_mae.analysis.class_counts import (
     describe_imbalance,
     describe_majority,
     describe_missed,
+    describe_worst,
 )
 from plsc_mae.analysis.classification import class_scores
 from plsc_mae.analysis.confusion import confusion_matrix
@@ -42,6 +43,12 @@ def test_classes_that_are_never_predicted_are_named():
     assert describe_missed(images, np.array([1, 0, 1, 2]), names) == ""  # of the two dogs none was to be expected
     many = describe_missed(np.full(9, 4), np.zeros(9, np.int64), list("abcdefghi"))
     assert many.endswith("'e' (4 images) and 4 more")
+
+
+def test_the_worst_class_is_named():
+    """A class without images is none."""
+    counts = count_classes(np.array([0, 0, 0, 2, 2]), np.array([0, 1, 0, 2, 0]), 3)
+    assert describe_worst(counts, ["owl", "fox", "elk"]) == "worst class: 'elk', 1 of 2 right"
 
 
 def test_the_majority_is_named_with_its_share():

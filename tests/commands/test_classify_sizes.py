@@ -35,7 +35,7 @@ def test_fine_tuning_evaluation_and_resumption_need_no_sizes(run, trained, tmp_p
     evaluated = run(f"finetune --eval --resume {best} --device cpu --num_workers 0")
     assert f"from {best}: {named}\n" in evaluated
     assert "Acc@1" in evaluated
-    assert "resumed from" in run(f"{tune} --auto_resume --epochs 2")
+    assert "resumed   from" in run(f"{tune} --auto_resume --epochs 2")
     assert "contradicts" in run(f"{tune} --auto_resume --epochs 3 --depth 2", 2)
 
 

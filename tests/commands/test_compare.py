@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from plsc_mae.cli import main
@@ -53,8 +54,11 @@ def test_a_row_for_everything_that_is_compared(trained, trained_cae, images, com
         assert line == f"| {row['features']} | {row['knn'][0]:.1f} | {row['linear'][0]:.1f} |"
 
 
-def test_the_table_is_whole(images, compare, monkeypatch):
-    """Nothing that the encoding prints is between its lines; and a failure keeps the rows that are done."""
+def test_the_table_is_whole(images, compare, monkeypatch, tmp_path):
+    """Nothing that the encoding prints is between its lines; and a failure keeps the rows that are done.
+
+    A file that cannot be read fails before the first row.
+    """
     encode = command.encode_labeled
 
     def noisy(*given, **named):
@@ -64,9 +68,13 @@ def test_the_table_is_whole(images, compare, monkeypatch):
     monkeypatch.setattr(command, "encode_labeled", noisy)
     flags = f"--data_path {images} --pixels 8 {FEW}"
     assert [line[:10] for line in compare(flags)[1][:4]] == ["encoding", "| features", "|---|--:|-", "| raw pixe"]
-    code, lines, err = compare(f"{flags} --model_path {images}/demo.json")
+    np.savez(tmp_path / "none.npz", a=np.zeros(1))
+    code, lines, err = compare(f"{flags} --model_path {tmp_path}/none.npz")
     assert (code, err.count("\n")) == (2, 1)
     assert lines[-1].startswith("| raw pixels, 8 x 8 | ")
+    code, lines, err = compare(f"{flags} --model_path {tmp_path}/none.npz {tmp_path}/missing.pd")
+    assert (code, lines) == (2, [])
+    assert "missing.pd cannot be opened" in err
 
 
 def test_accuracies_of_the_bank_itself(trained, images, compare):

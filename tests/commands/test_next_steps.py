@@ -84,7 +84,12 @@ def test_a_run_announces_its_plan_and_ends_with_commands_that_work(options, imag
     parse(commands["data"][1:], COMMANDS["doctor"].configs, prog="doctor")
     monkeypatch.setattr(Classes, "chance", lambda *_: -1.0)
     assert main([*tuned, "--output_dir", "tuned"]) == 0
-    commands = next_commands(capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    value = json.loads(Path("tuned/log.txt").read_text())["test_acc1"]
+    (result,) = (line for line in lines if line.startswith("result: "))
+    assert f"test_acc1 {value:.4g} at its best, {value:.4g} at the end; luck reaches up to -1; worst class: '" in result
+    assert result.endswith(" right")
+    commands = next_commands(lines)
     assert list(commands) == ["learning", "predict", "evaluate", "deploy", "others"]
     assert main(commands["predict"]) == 0
     assert main(commands["evaluate"]) == 0
@@ -117,6 +122,7 @@ def test_commands_work_for_few_gray_images_without_validation(
     assert main(commands["others"]) == 0
     assert "converted" not in "".join(capsys.readouterr())  # all commands read one channel
     assert "--balance_classes" in commands["classifier"]  # 3 and 8 images
+    assert "--bad_image" in commands["classifier"]
     assert main([*commands["classifier"], *SHORT.split()]) == 0
     commands = next_commands(capsys.readouterr().out.splitlines())
     assert list(commands) == ["learning", "predict", "deploy", "others"]

@@ -60,7 +60,7 @@ def test_pretraining_names_the_option_and_passes_it_on(run, tmp_path):
     assert parse(words, COMMANDS["finetune"].configs, prog="finetune").crop_ratio == (1.8, 2.8)
 
     told = run("pretrain", f"{flags} --crop_ratio 1.5 3 --auto_resume", output="wide")
-    assert "option --crop_ratio changed from [1.8, 2.8] to [1.5, 3.0] since the checkpoint" in told
+    assert "changed   --crop_ratio from [1.8, 2.8] to [1.5, 3.0] since the checkpoint" in told
     assert (tmp_path / "wide" / "checkpoint-0.pd").exists()
 
 

@@ -33,6 +33,17 @@ def test_a_sweep_has_a_best_rate_in_place_of_a_loss():
     assert judge(folder({"epoch": 0})).text == "Unknown: the logs have no finite value of loss."
 
 
+@pytest.mark.parametrize(("last", "epochs", "told"), [(0.97, 10, True), (0.999, 10, False), (0.97, 20, False)])
+def test_a_finished_run_whose_loss_still_falls_needs_more_epochs(last, epochs, told):
+    """The last tenth of the epochs may be flat, because the learning rate ends at 0."""
+    losses = [2.0, 1.4, 1.2, 1.1, 1.05, 1.0, 1.0, 1.0, last, last]
+    run = folder(*({"epoch": i, "step": i + 1, "train_loss": loss} for i, loss in enumerate(losses)))
+    levels = {"loss": "loss", "losses": {"mean_color": 1.02}}
+    text = judge(dataclasses.replace(run, trivial=levels, options={"epochs": epochs})).text
+    assert text.startswith("Barely: ")
+    assert ("It fell by 3.0% in the last fifth of the epochs: give more --epochs." in text) == told
+
+
 def test_statistics_of_the_features_have_their_first_and_newest_values():
     run = folder({"step": 5}, {"step": 10, "feature_rank": 3.5}, {"step": 20, "feature_rank": 4.25})
     html = representation(run)

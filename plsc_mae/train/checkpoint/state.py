@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
+from plsc_mae import console
 from plsc_mae.config import TrainingConfig
 from plsc_mae.config.schema import plain_values
 from plsc_mae.errors import CheckpointError, ConfigError
@@ -220,7 +221,9 @@ class RunState:
         )
 
     def resume(self, path: Path) -> Progress:
-        """Restore a checkpoint, log its content and options that have changed since, and return the position.
+        """Restore a checkpoint, print its content and options that have changed since, and return the position.
+
+        Both are rows of the overview, which is being printed.
 
         Raises:
             CheckpointError: the file cannot be read, does not fit this run, or holds values that are not finite.
@@ -230,19 +233,17 @@ class RunState:
         self._check_kind(stored)
         require_finite(stored.tensors, str(path), "resume from an earlier checkpoint with --resume FILE")
         progress = self.restore(stored)
-        logger.info(
-            "resumed from %s: epoch %d, step %d; loaded %s of the network and %d of the optimizer",
-            path,
-            progress.epoch,
-            progress.step,
-            counted(len(stored.model), "tensor"),
-            sum(name.startswith("optimizer/") for name in stored.tensors),
+        optimizer = sum(name.startswith("optimizer/") for name in stored.tensors)
+        console.report_row(
+            "resumed",
+            f"from {path}: epoch {progress.epoch}, step {progress.step}; loaded "
+            f"{counted(len(stored.model), 'tensor')} of the network and {optimizer} of the optimizer",
         )
         current = plain_values(self.config)
         for name, before in stored.meta["args"].items():
             now = current.get(name, before)
             if now != before and name not in UNREPORTED_OPTIONS:
-                logger.info("option --%s changed from %r to %r since the checkpoint", name, before, now)
+                console.report_row("changed", f"--{name} from {before!r} to {now!r} since the checkpoint")
         return progress
 
     def restore(self, stored: Checkpoint) -> Progress:
