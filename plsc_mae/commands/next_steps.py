@@ -93,7 +93,8 @@ def _classifier_flags(config: PretrainConfig, labels: npt.NDArray[Any] | None, w
 
 def _schedule(default: type[FinetuneConfig], images: int, width: int) -> str:
     """Return the flags of epochs and learning rate for few images, with a leading space."""
-    name, rate = ("blr", default.blr) if default.lr is None else ("lr", default.lr)
+    name = "blr" if default.lr is None else "lr"
+    rate = getattr(default, name)
     if width < NARROW and (name, rate) == ("blr", NARROW_DEFAULT) and images >= FEWEST_NARROW:
         return NARROW_FLAGS
     flags = f" --epochs {FEWEST_EPOCHS if images < FEWEST_IMAGES else FEW_EPOCHS}"
