@@ -24,6 +24,9 @@ NO_GPU = 3  # exit code of --gpu without a GPU: the checks work, but nothing was
 def run(config: DoctorConfig) -> int:
     """Print the state of the machine, then the problems found: errors with `!`, warnings with `?`.
 
+    With --data_path, print that of the data set instead, and of the machine only the problems, after those of the data;
+    --distributed and --gpu print both.
+
     Returns:
         1 if there is an error, else NO_GPU if --gpu found no GPU, else 0; with --distributed, 1 also if another process
         of the launch has an error.
@@ -32,15 +35,18 @@ def run(config: DoctorConfig) -> int:
         ConfigError: --pixel_range is malformed, the processes of a launch cannot use their device, or the report of
             --gpu cannot be written or its file exists and is not a report.
     """
-    findings = _report(_examine_installation())
+    shown = not config.data_path or config.distributed or config.gpu
+    findings = _report(_examine_installation(), shown=shown)
     works = not any(finding.stops for finding in findings)
     if works:
-        findings += _report(_examine_machine(config))
+        findings += _report(_examine_machine(config), shown=shown)
     size = config.input_size or SQUARE
     if config.patch_size and works:
         findings += _report(_examine_patches((size[0], size[-1]), config.patch_size))
     if config.data_path:
-        findings += _report(examine_data(_data_options(config, (size[0], size[-1]))))
+        findings = _report(examine_data(_data_options(config, (size[0], size[-1])))) + findings
+    if not shown:
+        print("machine: checked too; `plsc-mae doctor` without --data_path shows its versions and settings", flush=True)
     if config.distributed and works:
         findings += _report(_examine_launch(findings))
     if config.gpu and works:
@@ -82,13 +88,13 @@ def _compute_on_gpus(config: DoctorConfig) -> Iterator[str | Finding]:
     )
 
 
-def _report(items: Iterable[str | Finding]) -> list[Finding]:
-    """Print each description as soon as it is available and return the findings."""
+def _report(items: Iterable[str | Finding], *, shown: bool = True) -> list[Finding]:
+    """Print each description as soon as it is available, if `shown`, and return the findings."""
     findings = []
     for item in items:
         if isinstance(item, Finding):
             findings.append(item)
-        else:
+        elif shown:
             print(escape_controls(item), flush=True)
     return findings
 

@@ -15,6 +15,7 @@ from plsc_mae import console
 from plsc_mae.analysis.class_counts import describe_imbalance
 from plsc_mae.commands import usage_lines
 from plsc_mae.config import FINETUNE, ClassifyConfig, PretrainConfig, TrainingConfig
+from plsc_mae.config.classify import FinetuneConfig
 from plsc_mae.data.classify import TINY_SIDE
 from plsc_mae.data.imagefolder import validation_list_beside
 from plsc_mae.data.listing import ImageList, has_split
@@ -26,9 +27,11 @@ from plsc_mae.wording import guides
 
 PLACEHOLDER = "DIR"  # a folder that the reader chooses, as in the lines of `weights inspect`
 FEW_BATCH, FEW_EPOCHS, FEWEST_EPOCHS, FEWEST_IMAGES = 16, 100, 300, 300  # as in docs/few-images.md
-# Encoders narrower than ViT-Ti need a higher learning rate on few images. Measured with MAE, a width of 64, 360 updates
-# and 108 images of three classes: 40 % at the default rate, 79 % at the next higher one, ten times that.
-NARROW = 192
+# Encoders narrower than ViT-Ti need a higher learning rate on few images. docs/few-images.md has measured a width of 64
+# with MAE, whose default rate is NARROW_DEFAULT, from FEWEST_NARROW images on: 40 % at the default, 79 % at ten times
+# that, 88 to 95 % with the commands of the page. Others get the next higher rate.
+NARROW, NARROW_DEFAULT, FEWEST_NARROW = 192, 0.001, 100
+NARROW_FLAGS = " --epochs 60 --warmup_epochs 5 --blr 0.03"
 RATE_PAGES = guides("few-images", "read-the-curves")  # about runs that learn nothing
 
 
@@ -73,11 +76,11 @@ def _classifier_flags(config: PretrainConfig, labels: npt.NDArray[Any] | None, w
     if batch_size < default.batch_size:  # there may be fewer images than in a default batch
         flags += f" --batch_size {batch_size}"
     if is_small:
-        flags += f" --epochs {FEWEST_EPOCHS if labeled < FEWEST_IMAGES else FEW_EPOCHS}"
         flags += " --reprob 0" if default.reprob else ""
-        if width < NARROW:
-            name = "blr" if default.lr is None else "lr"
-            flags += f" --{name} {higher_rate(getattr(default, name)):g}"
+        flags += _schedule(default, labeled, width)
+    if NARROW_FLAGS in flags and max(config.image_size) > TINY_SIDE:
+        flags += "" if config.in_chans or config.bands else " --aa none"
+        flags += "" if "--crop_scale" in flags else " --crop_scale 0.5 1"
     if labels is not None and describe_imbalance(np.bincount(labels)):
         flags += " --balance_classes"
     if config.bad_image == "skip":
@@ -86,6 +89,16 @@ def _classifier_flags(config: PretrainConfig, labels: npt.NDArray[Any] | None, w
         path = config.eval_data_path or validation_list_beside(config.data_path)
         flags += f" --eval_data_path {shlex.quote(path)}" if path else " --disable_eval_during_finetuning"
     return flags
+
+
+def _schedule(default: type[FinetuneConfig], images: int, width: int) -> str:
+    """Return the flags of epochs and learning rate for few images, with a leading space."""
+    name = "blr" if default.lr is None else "lr"
+    rate = getattr(default, name)
+    if width < NARROW and (name, rate) == ("blr", NARROW_DEFAULT) and images >= FEWEST_NARROW:
+        return NARROW_FLAGS
+    flags = f" --epochs {FEWEST_EPOCHS if images < FEWEST_IMAGES else FEW_EPOCHS}"
+    return flags + (f" --{name} {higher_rate(rate):g}" if width < NARROW else "")
 
 
 def _has_validation(data_path: str) -> bool:

@@ -13,10 +13,10 @@ import numpy as np
 from plsc_mae.config.data_sets import SplitConfig
 from plsc_mae.data.division import grouped_validation_rows, groups_of, validation_rows
 from plsc_mae.data.few_labels import Rows
-from plsc_mae.data.imagefolder import find_images, require_classes
+from plsc_mae.data.imagefolder import class_forms, find_images, require_classes
 from plsc_mae.data.label_table import read_class_table
 from plsc_mae.data.list_file import CLASSES_FILE
-from plsc_mae.data.listing import ImageList, has_split
+from plsc_mae.data.listing import ImageList, beside_others_with_images, has_split
 from plsc_mae.errors import DataError
 from plsc_mae.files import atomic_replacement
 from plsc_mae.names import restore_name
@@ -83,7 +83,14 @@ def _find(config: SplitConfig) -> tuple[ImageList, Sequence[str]]:
         return read_class_table(Path(config.src), folder, config.label_column, config.group_column)
     if has_split(config.src, VAL):
         raise DataError(f"{config.src} has validation images already, so a run can use it as it is")
-    return find_images(config.src, TRAIN, flag="SRC"), ()
+    images = find_images(config.src, TRAIN, flag="SRC")
+    if not images.classes and beside_others_with_images(Path(os.path.abspath(config.src))):
+        above = shlex.quote(os.path.normpath(os.path.join(config.src, "..")))
+        raise DataError(
+            f"{config.src} has no class folders; if it is one itself, `plsc-mae split {above} "
+            f"{shlex.quote(config.dst)}` divides it and those beside it; otherwise {class_forms(images)}"
+        )
+    return images, ()
 
 
 def _warn_of_one_class(images: ImageList) -> None:

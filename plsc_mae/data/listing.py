@@ -397,6 +397,15 @@ def _folders_with_images(parent: Folder, folders: list[str]) -> list[str]:
     return [name for name in folders if not _is_like_split(name) and holds_images(parent / name)]
 
 
+def beside_others_with_images(folder: Path) -> bool:
+    """Return whether a folder and others beside it have images and no names of splits, as folders of classes do."""
+    with contextlib.suppress(OSError):
+        names = scan(folder.parent, LeftOut())[0]
+        alike = [name for name in names if not _is_like_split(name) and _has_direct_images(folder.parent / name)]
+        return folder.name in alike and len(alike) > 1
+    return False
+
+
 def _has_direct_images(folder: Folder) -> bool:
     return any(is_image(name) for name in scan(folder, LeftOut())[1])
 

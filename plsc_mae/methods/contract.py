@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -276,11 +277,17 @@ class ClassifierRecipe(Generic[ClassifyT]):
         """Return the options {name: value} of a classifier of an encoder's sizes.
 
         They are `model`, the nearest registered network, and the sizes in which the encoder differs from it. A number
-        of heads that is unknown differs, with the value None.
+        of heads that is unknown differs, with the value None. The nearest network differs in the fewest sizes; of
+        several, it is the one of the nearest width.
         """
         wanted = {name: encoder[name] for name in ENCODER_SIZES if name in encoder}
         named = {name: sizes_of_model(name) for name in (self.base_model, *fnmatch.filter(VARIANTS, self.models))}
-        model = min(named, key=lambda name: len(wanted.items() - named[name].items()))
+
+        def distance(name: str) -> tuple[int, float]:
+            ratio = wanted["embed_dim"] / named[name]["embed_dim"]
+            return len(wanted.items() - named[name].items()), abs(math.log(ratio))
+
+        model = min(named, key=distance)
         return {"model": model, **{name: value for name, value in wanted.items() if named[model][name] != value}}
 
 

@@ -237,6 +237,7 @@ def announce_end(
     saved: Path | None,
     best: Path | None,
     best_epoch: int | None,
+    first_step: int,
     seconds: float,
     stopped: bool,
 ) -> None:
@@ -250,7 +251,8 @@ def announce_end(
         saved: the last checkpoint; None without one.
         best: path of the checkpoint with the best metric; None if the run keeps none.
         best_epoch: its epoch; None if that is unknown.
-        seconds: time since this start of the run.
+        first_step: updates before this start of the run.
+        seconds: time since this start.
         stopped: whether a signal stopped the run.
     """
     is_whole = at.epoch >= config.epochs
@@ -259,7 +261,8 @@ def announce_end(
     if best is not None and at.best_step >= 0:
         epoch = "" if best_epoch is None else f"epoch {best_epoch}, "
         files += f"; the best one is {best} of {epoch}step {at.best_step}"
-    done = f"{at.epoch} of {counted(config.epochs, 'epoch')}, {counted(at.step, 'update')}"
+    continued = f", {at.step - first_step} of them since it was continued," if first_step else ""
+    done = f"{at.epoch} of {counted(config.epochs, 'epoch')}, {counted(at.step, 'update')}{continued}"
     text = f"{reason}: {done} in {duration(seconds)}{files}"
     console.report(
         None if stopped else text,

@@ -96,6 +96,7 @@ class Trainer:
         self.chance: float | None = None
         self.stopped_by = 0  # number of the signal that stops the run; 0 before one arrives
         self.started = time.perf_counter()
+        self.first_step = 0  # updates before this start
         self.skipped_before = 0  # unreadable images of this process before the current epoch
 
     # ------------------------------------------------------------------------------------------- start and end
@@ -219,7 +220,7 @@ class Trainer:
             in_same_folder: whether the run resumes from its own output folder, where a kill may have prevented the last
                 checkpoints of an epoch.
         """
-        start = self.progress.position_key
+        start, self.first_step = self.progress.position_key, self.progress.step
         try:
             if in_same_folder and self.progress.batches_done == 0:
                 self.saver.save_absent(self.progress, due_tags(self.config, self.progress))
@@ -255,6 +256,7 @@ class Trainer:
             saved=self.saver.saved_path,
             best=self.saver.path(BEST) if self.keep_best and self.config.save_ckpt else None,
             best_epoch=self.log.epoch_of.get(self.progress.best_step),
+            first_step=self.first_step,
             seconds=time.perf_counter() - self.started,
             stopped=self.stopped_by > 0,
         )

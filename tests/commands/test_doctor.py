@@ -182,5 +182,19 @@ def test_options_of_the_run(seen, tmp_path, packages, no_driver, capsys):
         assert told in capsys.readouterr().err
 
 
+def test_data_come_before_a_machine_without_problems(seen, tmp_path, packages, no_driver, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(tmp_path / name / "0.png")
+    broken = [doctor_machine.warning("of the machine")]
+    monkeypatch.setattr(doctor_machine, "examine_limits", lambda *_: broken)
+    lines = seen(*f"--data_path {tmp_path} --in_chans 1 --pixel_range 0 2000".split()).splitlines()
+    assert str(tmp_path) in lines[0]
+    assert not any(line.startswith(("Python", "devices", "host")) for line in lines)
+    findings = [line for line in lines if line.startswith("? ")]
+    assert len(findings) > 1
+    assert lines[-1] == findings[-1] == "? of the machine"
+
+
 def test_data_are_part_of_it(seen, tmp_path):
     assert f"! --data_path {tmp_path}/none does not exist" in seen("--data_path", str(tmp_path / "none"), code=1)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from plsc_mae import console
 from plsc_mae.cli import COMMANDS, main
+from plsc_mae.commands import next_steps
 from plsc_mae.commands.next_steps import after_pretraining
 from plsc_mae.config import PRETRAIN
 from plsc_mae.config.resolve import from_mapping, parse
@@ -135,6 +136,27 @@ def test_rectangular_inputs_keep_whole_images(options, images, tmp_path, capsys)
     tuning = parse(next_commands(lines)["classifier"][1:], COMMANDS["finetune"].configs, prog="finetune")
     assert (tuning.crop_pct, tuning.crop_scale) == (1, (0.5, 1))
     assert "changed to patch_size " in " ".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("heading", "given"),
+    [
+        ("### Color photographs of 4:3", {"input_size": (144, 192), "crop_scale": (0.5, 1)}),
+        ("### Gray images on a CPU", {"input_size": (64,), "in_chans": 1, "patch_size": 8}),
+    ],
+)
+def test_a_tiny_network_gets_the_command_of_the_page(heading, given):
+    """Its command on 100 to 299 labeled images is that of docs/few-images.md, whose accuracy was measured."""
+    section = Path("docs/few-images.md").read_text(encoding="utf-8").partition(f"{heading}\n")[2]
+    block = section.partition("```bash\n")[2].partition("```")[0].replace("\\\n", " ")
+    (line,) = (line for line in block.splitlines() if line.startswith("plsc-mae finetune"))
+    page = parse(shlex.split(line)[2:], COMMANDS["finetune"].configs, prog="finetune")
+    config = PRETRAIN["mae"](data_path="<data in memory>", **given)
+    flags = next_steps._classifier_flags(config, np.arange(108) % 3, width=64)
+    words = f"--finetune {page.finetune} --data_path DIR --output_dir tuned --num_workers 1{flags}"
+    assert parse(words.split(), COMMANDS["finetune"].configs, prog="finetune") == page
+    assert "--epochs 300" in next_steps._classifier_flags(config, np.arange(99) % 3, width=64)  # not measured
+    assert "--epochs 300" in next_steps._classifier_flags(config, np.arange(108) % 3, width=192)
 
 
 def test_commands_keep_the_validation_list(options, images, tmp_path, capsys, monkeypatch):

@@ -255,7 +255,7 @@ def test_lists_beside_images_are_no_split(photos):
         ("PHOTOS", "name the images and a new folder: plsc-mae split SRC DST"),
         ("PHOTOS PHOTOS/lists", "is in PHOTOS, where the images are"),
         ("PHOTOS OTHER", "has a file val.txt already; choose a new folder as DST"),
-        ("PHOTOS/cat LISTS", "have no classes, which are needed for a division by class"),
+        ("PHOTOS/cat LISTS", "has no class folders; if it is one itself, `plsc-mae split PHOTOS LISTS`"),
         ("PHOTOS/cat LISTS", "`plsc-mae split LABELS.csv DST --image_path PHOTOS/cat` makes lists from a CSV file"),
         ("SPLIT LISTS", "has validation images already, so a run can use it as it is"),
         ("PHOTOS/emu.csv LISTS", "emu.csv"),
@@ -296,3 +296,14 @@ def test_runs_and_the_doctor_name_the_command(photos, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "train: 13 images in 3 classes" in printed
     assert "val: 3 images in" in printed
+
+
+def test_only_a_folder_like_a_class_leads_to_the_folder_above(tmp_path, capsys):
+    draw_images(tmp_path / "other" / "alone", 2)
+    draw_images(tmp_path / "halves" / "train", 2)
+    draw_images(tmp_path / "halves" / "val", 2)
+    for folder in ("other/alone", "halves/train"):
+        assert split(tmp_path / folder, tmp_path / "lists") == 2
+        told = capsys.readouterr().err
+        assert "LABELS.csv" in told
+        assert str(tmp_path / "lists") not in told

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 import typing
 from types import SimpleNamespace
 
@@ -206,3 +209,11 @@ def test_an_example_that_fails_in_this_process_is_one_sentence(tmp_path):
         CheckpointError, match=r"not run in Paddle Inference \(RuntimeError\): no kernel; .*--no_verify"
     ):
         verify._run_here(SimpleNamespace(title="Paddle Inference"), tmp_path, [])
+
+
+def test_paddle_is_told_to_hide_its_warnings_unless_the_user_decides():
+    probe = "import os, sys, plsc_mae.export; assert 'paddle' not in sys.modules; print(os.environ['GLOG_minloglevel'])"
+    for given, level in (({}, "2"), ({"GLOG_minloglevel": "0"}, "0")):
+        environ = {name: value for name, value in os.environ.items() if name != "GLOG_minloglevel"} | given
+        done = subprocess.run([sys.executable, "-c", probe], env=environ, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == level

@@ -75,14 +75,14 @@ def told(caplog, monkeypatch) -> pytest.LogCaptureFixture:
     [
         ("--model vit_base_patch16", {}),
         ("--model vit_tiny_patch16", {}),
-        ("", {"model": "vit_base_patch16"}),  # else the run would be called after the default, which it is not
+        ("", {"model": "vit_tiny_patch16"}),  # else the run would be called after the default, which it is not
     ],
 )
 def test_sizes_that_differ_come_from_our_checkpoint_and_one_line_names_them(line, model, command, told):
     found, _ = settled(line, checkpoint(), command)
     assert found == {**model, **SMALL, "input_size": [60]}
     (message,) = told.messages
-    named = "model vit_base_patch16, " if model else ""
+    named = "model vit_tiny_patch16, " if model else ""
     assert message == (
         f"from run/checkpoint-9.pd: {named}patch_size 20, embed_dim 64, depth 2, num_heads 4, input_size 60"
     )
@@ -153,7 +153,7 @@ def test_other_heads_alone_are_taken_too():
 
 
 def test_a_fine_tuned_file_states_its_sizes_in_the_same_way():
-    sizes = {"model": "vit_base_patch16", **SMALL}
+    sizes = {"model": "vit_tiny_patch16", **SMALL}
     assert settled("--eval --resume x.pd", fine_tuned(**sizes))[0] == {
         **sizes,
         "input_size": [60],
@@ -180,7 +180,7 @@ def test_an_image_size_that_does_not_fit_the_patches_of_the_file():
 
 
 def test_the_file_of_another_network_needs_its_model():
-    with pytest.raises(CheckpointError, match=r"trained by method simmim, .* of mae; give --model simmim_base_patch16"):
+    with pytest.raises(CheckpointError, match=r"trained by method simmim, .* of mae; give --model simmim_tiny_patch16"):
         settled("", checkpoint("simmim"))
 
 

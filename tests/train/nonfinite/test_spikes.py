@@ -54,16 +54,20 @@ def test_lines_of_a_killed_run_from_beyond_its_checkpoint_go(tmp_path):
     assert path.read_text() == '{"step": 3}\n'
 
 
-def test_every_spike_is_written_and_few_are_told(tmp_path, monkeypatch):
+def test_every_spike_is_written_and_lasting_ones_are_told(tmp_path, monkeypatch):
     told: list[int] = []
-    monkeypatch.setattr("plsc_mae.train.nonfinite.spikes.logger.warning", lambda _text, step, *_: told.append(step))
+    monkeypatch.setattr(
+        "plsc_mae.train.nonfinite.spikes.logger.warning", lambda _text, _name, _value, step, *_: told.append(step)
+    )
     report = SpikeReport(tmp_path / "spikes.jsonl", active=True)
+    spikes = [100, *range(110, 112), *range(120, 124), *range(130, 133), *range(250, 254)]
     for step in range(1, 300):
-        value = 9.0 if step in (100, 110, 250) else 1.0
-        report.follow(step, {"loss": value}, lambda: {"samples": [{"index": 4}]})
-    assert told == [100, 250]
+        report.follow(
+            step, {"loss": 9.0 if step in spikes else 1.0, "grad_norm": 1.0}, lambda: {"samples": [{"index": 4}]}
+        )
+    assert told == [122, 252]
     lines = [json.loads(line) for line in (tmp_path / "spikes.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [100, 110, 250]
+    assert [line["step"] for line in lines] == spikes
     assert lines[0] == {"step": 100, "what": "loss", "value": 9.0, "usual": 1.0, "samples": [{"index": 4}]}
 
 
