@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
@@ -13,10 +14,11 @@ import numpy as np
 from plsc_mae.config.data_sets import SplitConfig
 from plsc_mae.data.division import grouped_validation_rows, groups_of, validation_rows
 from plsc_mae.data.few_labels import Rows
+from plsc_mae.data.folder_walk import LeftOut, scan
 from plsc_mae.data.imagefolder import class_forms, find_images, require_classes
 from plsc_mae.data.label_table import read_class_table
 from plsc_mae.data.list_file import CLASSES_FILE
-from plsc_mae.data.listing import ImageList, beside_others_with_images, has_split
+from plsc_mae.data.listing import ImageList, has_direct_images, has_split, is_like_split
 from plsc_mae.errors import DataError
 from plsc_mae.files import atomic_replacement
 from plsc_mae.names import restore_name
@@ -84,13 +86,22 @@ def _find(config: SplitConfig) -> tuple[ImageList, Sequence[str]]:
     if has_split(config.src, VAL):
         raise DataError(f"{config.src} has validation images already, so a run can use it as it is")
     images = find_images(config.src, TRAIN, flag="SRC")
-    if not images.classes and beside_others_with_images(Path(os.path.abspath(config.src))):
+    if not images.classes and _beside_others_with_images(Path(os.path.abspath(config.src))):
         above = shlex.quote(os.path.normpath(os.path.join(config.src, "..")))
         raise DataError(
             f"{config.src} has no class folders; if it is one itself, `plsc-mae split {above} "
             f"{shlex.quote(config.dst)}` divides it and those beside it; otherwise {class_forms(images)}"
         )
     return images, ()
+
+
+def _beside_others_with_images(folder: Path) -> bool:
+    """Return whether a folder and others beside it have images and no names of splits, as folders of classes do."""
+    with contextlib.suppress(OSError):
+        names = scan(folder.parent, LeftOut())[0]
+        alike = [name for name in names if not is_like_split(name) and has_direct_images(folder.parent / name)]
+        return folder.name in alike and len(alike) > 1
+    return False
 
 
 def _warn_of_one_class(images: ImageList) -> None:

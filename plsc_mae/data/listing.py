@@ -274,7 +274,7 @@ def _top_folder(table: MemberTable, source: str) -> PackedFolder:
     while True:
         folders, files = scan(folder, LeftOut())
         inner = folder / folders[0] if len(folders) == 1 and not files else None
-        if inner is None or _is_like_split(inner.name) or not scan(inner, LeftOut())[0] or _has_direct_images(inner):
+        if inner is None or is_like_split(inner.name) or not scan(inner, LeftOut())[0] or has_direct_images(inner):
             return folder
         folder = inner
 
@@ -339,7 +339,7 @@ def _split_folder(source: Folder, split: str, flag: str, left_out: LeftOut) -> F
             )
         left_out.hidden = beside.hidden
         return source / split
-    similar = [name for name in folders if _is_like_split(name)]
+    similar = [name for name in folders if is_like_split(name)]
     if len(similar) > 1 or (folders and similar == folders):
         example = min(similar, key=lambda name: not name.lower().startswith(split))
         raise DataError(
@@ -361,7 +361,7 @@ def _refuse_inner_splits(source: Folder, split: str, flag: str) -> None:
         folders, _ = scan(source, LeftOut())
         for name in folders:
             inner = sorted(SPLIT_NAMES) if len(folders) > 1 else scan(source / name, LeftOut())[0]
-            found = [item for item in inner if _is_like_split(item) and holds_images(source / name / item)]
+            found = [item for item in inner if is_like_split(item) and holds_images(source / name / item)]
             if len(found) > 1:
                 raise DataError(
                     f"{flag} {source} is ambiguous: its folder '{name}' has {_listed(found)}; if these are splits, "
@@ -378,8 +378,8 @@ def _refuse_two_readings(source: Folder, found: str, wanted: str, folders: list[
     A folder of class folders beside folders of loose images is not ambiguous: it is a split.
     """
     others = _folders_with_images(source, folders)
-    if not _has_direct_images(source / found):
-        others = [name for name in others if not _has_direct_images(source / name)]
+    if not has_direct_images(source / found):
+        others = [name for name in others if not has_direct_images(source / name)]
     if others:
         remedy = f"pass {flag} {source / found}" if found == wanted else f"move the others to {source / wanted}"
         raise DataError(
@@ -388,25 +388,18 @@ def _refuse_two_readings(source: Folder, found: str, wanted: str, folders: list[
         )
 
 
-def _is_like_split(folder: str) -> bool:
+def is_like_split(folder: str) -> bool:
+    """Return whether a folder is named like a split."""
     return _SPLIT_LIKE.fullmatch(folder.lower()) is not None
 
 
 def _folders_with_images(parent: Folder, folders: list[str]) -> list[str]:
     """Return the folders that hold images and are not named like a split."""
-    return [name for name in folders if not _is_like_split(name) and holds_images(parent / name)]
+    return [name for name in folders if not is_like_split(name) and holds_images(parent / name)]
 
 
-def beside_others_with_images(folder: Path) -> bool:
-    """Return whether a folder and others beside it have images and no names of splits, as folders of classes do."""
-    with contextlib.suppress(OSError):
-        names = scan(folder.parent, LeftOut())[0]
-        alike = [name for name in names if not _is_like_split(name) and _has_direct_images(folder.parent / name)]
-        return folder.name in alike and len(alike) > 1
-    return False
-
-
-def _has_direct_images(folder: Folder) -> bool:
+def has_direct_images(folder: Folder) -> bool:
+    """Return whether a folder itself has images; raise OSError if it cannot be read."""
     return any(is_image(name) for name in scan(folder, LeftOut())[1])
 
 
