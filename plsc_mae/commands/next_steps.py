@@ -75,10 +75,10 @@ def _classifier_flags(config: PretrainConfig, labels: npt.NDArray[Any] | None, w
     batch_size = min(config.batch_size, FEW_BATCH if is_small else default.batch_size)
     if batch_size < default.batch_size:  # there may be fewer images than in a default batch
         flags += f" --batch_size {batch_size}"
+    schedule = _schedule(default, labeled, width) if is_small else ""
     if is_small:
-        flags += " --reprob 0" if default.reprob else ""
-        flags += _schedule(default, labeled, width)
-    if NARROW_FLAGS in flags and max(config.image_size) > TINY_SIDE:
+        flags += (" --reprob 0" if default.reprob else "") + schedule
+    if schedule == NARROW_FLAGS and max(config.image_size) > TINY_SIDE:
         flags += "" if config.in_chans or config.bands else " --aa none"
         flags += "" if "--crop_scale" in flags else " --crop_scale 0.5 1"
     if labels is not None and describe_imbalance(np.bincount(labels)):

@@ -22,9 +22,10 @@ MIN_UPDATES = 50  # updates before the first comparison
 # thousand exceeds it; losses scatter less. MIN_SPREAD, relative to the median, is the lower bound of their spread.
 MAX_DEVIATIONS, MIN_SPREAD = 10.0, 0.01
 STD_PER_MAD = 1.4826  # standard deviation / median absolute deviation of a normal distribution
-# Spikes in a row that are worth a warning. Small batches have others without consequences: seven trainings of
-# classifiers with 16 images per update had 21 in 4605 updates, at most two in a row.
-LASTING = 3
+# Spikes in a row, and a multiple of the median, that are worth a warning. Small batches have others without
+# consequences: seven trainings of classifiers with 16 images per update had 21 in 4605 updates, at most two in a row,
+# and an eighth one a gradient norm of 21 times the median.
+LASTING, HUGE = 3, 100.0
 WARNING_INTERVAL = 100  # smallest number of updates between two warnings about the same quantity
 
 
@@ -73,8 +74,8 @@ class SpikeReport:
     def follow(self, step: int, values: Mapping[str, float], describe: Callable[[], dict[str, Any]]) -> None:
         """Compare the values of an update with recent ones; if active, write a line for each spike.
 
-        A warning is logged if it is the LASTING-th spike of a value in a row; warnings about the same value are at
-        least WARNING_INTERVAL updates apart.
+        A warning is logged of the LASTING-th spike of a value in a row, and of one beyond HUGE times the median;
+        warnings about the same value are at least WARNING_INTERVAL updates apart.
 
         Args:
             step: number of the update, counted from 1.
@@ -87,7 +88,7 @@ class SpikeReport:
             if usual is not None and self.active:
                 record = {"step": step, "what": name, "value": value, "usual": usual, **describe()}
                 self._write(record)
-                if self._in_a_row[name] >= LASTING:
+                if self._in_a_row[name] >= LASTING or value > HUGE * usual:
                     self._warn(record)
 
     def _write(self, record: dict[str, Any]) -> None:
@@ -102,10 +103,9 @@ class SpikeReport:
         if step - self._warned.get(name, -WARNING_INTERVAL) >= WARNING_INTERVAL:
             self._warned[name] = step
             logger.warning(
-                "%s %.4g at step %d (epoch %s), far above the usual %.4g for %d updates in a row, whose images are in "
-                "%s; nothing is to be done if it returns, otherwise lower the learning rate or give %s 3",
-                *(name, record["value"], step, record.get("epoch"), record["usual"], LASTING),
-                *(self.path, flag("clip_grad")),
+                "%s %.4g at step %d (epoch %s), far above the usual %.4g; %s lists the images of such updates; nothing "
+                "is to be done if it returns, otherwise lower the learning rate or give %s 3",
+                *(name, record["value"], step, record.get("epoch"), record["usual"], self.path, flag("clip_grad")),
             )
 
 

@@ -321,8 +321,8 @@ def test_a_spike_is_written_down_with_its_images(run, poison, monkeypatch, capfd
     monkeypatch.setattr(spikes, "MIN_UPDATES", 4)
     plain = run.here("plain", f"{FLAGS} --max_train_step 8")
     assert not (run.folder / "plain/spikes.jsonl").exists()
-    poison("1000", 7, 8, 9)
-    run.here("bad", f"{FLAGS} --max_train_step 9 --save_ckpt_steps 6")
+    poison("1000", 7)
+    run.here("bad", f"{FLAGS} --max_train_step 8 --save_ckpt_steps 6")
     written = [json.loads(line) for line in (run.folder / "bad/spikes.jsonl").read_text().splitlines()]
     first = {line["what"]: line for line in written if line["step"] == 7}
     assert set(first) == {"loss", "grad_norm"}
@@ -331,7 +331,7 @@ def test_a_spike_is_written_down_with_its_images(run, poison, monkeypatch, capfd
     assert [sample["index"] for sample in first["loss"]["samples"]] == [image_of(7, place) for place in range(BATCH)]
     warnings = [line for line in capfd.readouterr().err.splitlines() if "spikes.jsonl" in line]
     assert len(warnings) == 2
-    assert all("at step 9 (epoch 0)" in line and "--clip_grad" in line for line in warnings)
+    assert all("at step 7 (epoch 0)" in line and "--clip_grad" in line for line in warnings)
     monkeypatch.undo()
     before = run.folder / "bad/checkpoint-previous.pd"
     run.here("bad", f"{FLAGS} --max_train_step 7 --resume {before}")  # goes back before the spike

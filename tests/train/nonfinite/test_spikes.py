@@ -66,8 +66,10 @@ def test_every_spike_is_written_and_lasting_ones_are_told(tmp_path, monkeypatch)
             step, {"loss": 9.0 if step in spikes else 1.0, "grad_norm": 1.0}, lambda: {"samples": [{"index": 4}]}
         )
     assert told == [122, 252]
+    report.follow(600, {"loss": 90.0, "grad_norm": 101.0}, dict)
+    assert told == [122, 252, 600]  # a single one, more than 100 times as large as usual
     lines = [json.loads(line) for line in (tmp_path / "spikes.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == spikes
+    assert [line["step"] for line in lines] == [*spikes, 600, 600]
     assert lines[0] == {"step": 100, "what": "loss", "value": 9.0, "usual": 1.0, "samples": [{"index": 4}]}
 
 
