@@ -109,7 +109,7 @@ def _unusable(images: ImageList, failures: Sequence[str]) -> str:
     remedy = "repair such files or remove their lines" if images.list_file else "repair or remove such files"
     return (
         f"{len(failures)} of {len(images)} images of {images.source} cannot be used: {named}{more}; {remedy}, or "
-        "give `plsc-mae pretrain` and `plsc-mae finetune` --bad_image skip"
+        "give `plsc-mae pretrain --bad_image skip` and `plsc-mae finetune --bad_image skip`"
     )
 
 

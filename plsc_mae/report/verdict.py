@@ -121,7 +121,8 @@ def _more_epochs(run: RunFolder, name: str) -> str:
     before, last = means[-2 * length : -length], means[-length:]
     if not before or np.mean(last) > (1 - FALLING) * np.mean(before):
         return ""
-    return f" It fell by {1 - np.mean(last) / np.mean(before):.1%} in the last fifth of the epochs: give more --epochs."
+    fall = 1 - np.mean(last) / np.mean(before)
+    return f" It fell by {fall:.1%} in the last fifth of the epochs: train for more epochs."
 
 
 def _compare_with_chance(run: RunFolder, result: str) -> tuple[Answer, str]:

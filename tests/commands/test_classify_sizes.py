@@ -27,7 +27,7 @@ def run(images, capsys):
 @pytest.mark.once
 def test_fine_tuning_evaluation_and_resumption_need_no_sizes(run, trained, tmp_path):
     tune = f"finetune --finetune {trained()}/checkpoint-1.pd {SHORT} --output_dir {tmp_path}"
-    named = "model vit_base_patch16, patch_size 8, embed_dim 32, depth 1, num_heads 2, input_size 32"
+    named = "model vit_tiny_patch16, patch_size 8, embed_dim 32, depth 1, num_heads 2, input_size 32"
     assert f"from {trained()}/checkpoint-1.pd: {named}\n" in run(tune)
     written = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert {name: written[name] for name in SIZES} == SIZES

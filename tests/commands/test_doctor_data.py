@@ -129,7 +129,7 @@ def test_unreadable_images(tmp_path):
     assert only(findings).startswith(
         f"! 2 of 6 images of {tmp_path}/train cannot be used: a/2.png: it is not an image of a known format; b/0.png: "
     )
-    assert only(findings).endswith("give `plsc-mae pretrain` and `plsc-mae finetune` --bad_image skip")
+    assert only(findings).endswith("give `plsc-mae pretrain --bad_image skip` and `plsc-mae finetune --bad_image skip`")
 
 
 def test_most_images_have_other_bands(tmp_path):

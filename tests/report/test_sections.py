@@ -41,7 +41,7 @@ def test_a_finished_run_whose_loss_still_falls_needs_more_epochs(last, epochs, t
     levels = {"loss": "loss", "losses": {"mean_color": 1.02}}
     text = judge(dataclasses.replace(run, trivial=levels, options={"epochs": epochs})).text
     assert text.startswith("Barely: ")
-    assert ("It fell by 3.0% in the last fifth of the epochs: give more --epochs." in text) == told
+    assert ("It fell by 3.0% in the last fifth of the epochs: train for more epochs." in text) == told
 
 
 def test_statistics_of_the_features_have_their_first_and_newest_values():
