@@ -29,8 +29,8 @@ h3{font-size:1em;margin:.4em 0}.sub{color:#5a6b7b}nav a{margin-right:1em;color:#
 figure{margin:0;max-width:780px}figcaption{color:#5a6b7b;font-size:.9em}
 figure>svg{width:100%;height:auto}.grid{stroke:#e3e9ef}.curve{fill:none;stroke-width:1.8}
 line.level{stroke:#6a6a6a;stroke-width:1.3}text{font:12px sans-serif;fill:#5a6b7b}
-text.y{text-anchor:end}text.x{text-anchor:middle}
-.legend{margin:.2em 0;font-size:.9em}.legend span{margin-right:1.2em;white-space:nowrap}
+text.y{text-anchor:end}text.x{text-anchor:middle}.cut{paint-order:stroke;stroke:#fff;stroke-width:4px}
+.legend{margin:.2em 0 .8em;font-size:.9em}.legend span{margin-right:1.2em;white-space:nowrap}
 .legend i{display:inline-block;width:1.2em;height:.25em;margin-right:.4em;vertical-align:middle}
 .legend .sample{width:36px;height:6px;margin-right:.4em;vertical-align:middle}
 table{border-collapse:collapse;font-size:.92em}th,td{padding:.2em .7em;text-align:left;border-bottom:1px solid #e3e9ef}

@@ -30,6 +30,7 @@ CLEAR = 0.05  # a loss that is below a trivial one by less than this part of it 
 # The same for the best trivial one. Measured with four MAEs, by the PSNR of reconstructions beside that of the best
 # fill: 0.12 and 0.03 dB more at losses 5.6 and 8.8 % below; 0.79 and 0.69 dB more at 12.1 and 12.6 %.
 DRAWS = 0.1
+RISEN = 0.05  # a loss that is above its start by this part of it has diverged
 FALLING = 0.01  # a loss whose mean falls by this part of it from one fifth of the epochs to the next is still falling
 _EARLY = "This is normal early in a run. "
 ADVICE_PAGES = ("docs/read-the-curves.md", "docs/zh/read-the-curves.md")
@@ -82,7 +83,9 @@ def judge(run: RunFolder) -> Verdict:
     losses = {key: float(loss) for key, loss in run.trivial.get("losses", {}).items()}
     levels = {DESCRIPTIONS.get(key, key): loss for key, loss in losses.items()}
     value, curve = run.last_loss(name), run.series(name)[1]
-    fall = f" It started at {curve[0]:.4g}." if curve else ""
+    has_risen = value is not None and len(curve) > 0 and value >= (1 + RISEN) * curve[0]
+    remedy = ", so lower the learning rate" if has_risen else ""
+    fall = f" It started at {curve[0]:.4g}{remedy}." if curve else ""
     if value is None:
         text = _best_of_sweep(run) or f"the logs have no finite value of {name}."
         return Verdict("unknown", f"Unknown: {text}", name, value, levels)
@@ -105,7 +108,7 @@ def judge(run: RunFolder) -> Verdict:
     else:
         reason = f"not below {', '.join(others)}"
     finished = bool(run.epochs) and run.epochs[-1].get("epoch", 0) + 1 == run.options.get("epochs")
-    more = _more_epochs(run, name) if finished and answer != "yes" else ""
+    more = _more_epochs(run, name) if finished and answer != "yes" and not has_risen else ""
     drawn = " `plsc-mae reconstruct` shows what it draws." if answer == "barely" else ""
     text = f"{answer.capitalize()}: the {name} is {value:.4g}, {reason}.{fall}{more}{drawn}"
     return Verdict(answer, text, name, value, levels, finished)

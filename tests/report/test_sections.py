@@ -44,6 +44,16 @@ def test_a_finished_run_whose_loss_still_falls_needs_more_epochs(last, epochs, t
     assert ("It fell by 3.0% in the last fifth of the epochs: train for more epochs." in text) == told
 
 
+def test_a_loss_above_its_start_needs_a_lower_rate():
+    """It may have fallen in the last fifth of the epochs from even higher values."""
+    updates = [{"epoch": i, "step": i + 1, "loss": loss} for i, loss in enumerate((19.0, 80000.0, 9000.0))]
+    run = folder(*updates, *({"epoch": i, "step": i + 1, "train_loss": u["loss"]} for i, u in enumerate(updates)))
+    levels = {"loss": "loss", "losses": {"mean_color": 1.02}}
+    text = judge(dataclasses.replace(run, trivial=levels, options={"epochs": 3})).text
+    assert text.startswith("Not yet: the loss is 9000, ")
+    assert text.endswith("It started at 19, so lower the learning rate.")
+
+
 def test_statistics_of_the_features_have_their_first_and_newest_values():
     run = folder({"step": 5}, {"step": 10, "feature_rank": 3.5}, {"step": 20, "feature_rank": 4.25})
     html = representation(run)
