@@ -29,13 +29,14 @@ def cut(image: np.ndarray) -> list[np.ndarray]:
 def cut_all(fields: Path, labels: Path, cells: Path) -> None:
     """Write the cells of all fields and their table. `labels` has a heading, then a file and its class per row."""
     cells.mkdir()
-    rows = [["image", "class", "field"]]
-    for file, label, *_ in list(csv.reader(labels.open(newline="", encoding="utf-8-sig")))[1:]:
+    (_, _, *columns), *listed = csv.reader(labels.open(newline="", encoding="utf-8-sig"))
+    rows = [["image", "class", "field", *columns]]
+    for file, label, *others in filter(None, listed):
         if (image := cv2.imread(str(fields / file), cv2.IMREAD_ANYDEPTH)) is None:
             print(f"{fields / file} cannot be read, left out")
             continue
         for number, cell in enumerate(cut(image)):
-            rows.append([f"{file.replace('/', '-')}_{number}.png", label, file])
+            rows.append([f"{file.replace('/', '-')}_{number}.png", label, file, *others])
             cv2.imwrite(str(cells / rows[-1][0]), cell)
     with (cells / "cells.csv").open("w", newline="", encoding="utf-8") as table:
         csv.writer(table).writerows(rows)
@@ -47,8 +48,7 @@ def join(predictions: Path) -> None:
     sums: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for row in csv.DictReader(predictions.open(newline="", encoding="utf-8-sig")):
         sums[Path(row["image"]).name.rpartition("_")[0]][row["class"]] += float(row["probability"])
-    for field, classes in sorted(sums.items()):
-        print(field, max(classes, key=lambda name: classes[name]), sep=",")
+    print(*(f"{field},{max(classes, key=classes.__getitem__)}" for field, classes in sorted(sums.items())), sep="\n")
 
 
 if len(sys.argv) == 4:

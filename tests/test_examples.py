@@ -42,7 +42,7 @@ def test_cells_are_cut_and_their_predictions_joined(fork_server, tmp_path):
     done = fork_server.run([program, tmp_path, tmp_path / "labels.csv", tmp_path / "cells"], cwd=tmp_path)
     assert f"{tmp_path / 'b.tif'} cannot be read, left out\n3 cells in" in done.stdout, done.stdout + done.stderr
     table = (tmp_path / "cells/cells.csv").read_text().splitlines()
-    assert table == ["image,class,field", *(f"a.tif_{i}.png,round,a.tif" for i in range(3))]
+    assert table == ["image,class,field,plate", *(f"a.tif_{i}.png,round,a.tif,1" for i in range(3))]
     for i in range(3):
         cell = cv2.imread(str(tmp_path / f"cells/a.tif_{i}.png"), cv2.IMREAD_UNCHANGED)
         assert (cell.shape, cell.dtype, cell[32, 32]) == ((64, 64), np.uint16, 3000)

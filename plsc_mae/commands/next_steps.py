@@ -31,7 +31,7 @@ FEW_BATCH, FEW_EPOCHS, FEWEST_EPOCHS, FEWEST_IMAGES = 16, 100, 300, 300  # as in
 # with MAE, whose default rate is NARROW_DEFAULT, from FEWEST_NARROW images on: 40 % at the default, 79 % at ten times
 # that, 88 to 95 % with the commands of the page. Others get the next higher rate.
 NARROW, NARROW_DEFAULT, FEWEST_NARROW = 192, 0.001, 100
-NARROW_FLAGS = " --epochs 60 --warmup_epochs 5 --blr 0.03"
+NARROW_EPOCHS, NARROW_RATE = " --epochs 60 --warmup_epochs 5", " --blr 0.03"
 RATE_PAGES = guides("few-images", "read-the-curves")  # about runs that learn nothing
 
 
@@ -75,10 +75,9 @@ def _classifier_flags(config: PretrainConfig, labels: npt.NDArray[Any] | None, w
     batch_size = min(config.batch_size, FEW_BATCH if is_small else default.batch_size)
     if batch_size < default.batch_size:  # there may be fewer images than in a default batch
         flags += f" --batch_size {batch_size}"
-    schedule = _schedule(default, labeled, width) if is_small else ""
-    if is_small:
-        flags += (" --reprob 0" if default.reprob else "") + schedule
-    if schedule == NARROW_FLAGS and max(config.image_size) > TINY_SIDE:
+    schedule = _schedule(default, labeled, width) if labels is not None else ""
+    flags += (" --reprob 0" if is_small and default.reprob else "") + schedule
+    if schedule.endswith(NARROW_RATE) and max(config.image_size) > TINY_SIDE:
         flags += "" if config.in_chans or config.bands else " --aa none"
         flags += "" if "--crop_scale" in flags else " --crop_scale 0.5 1"
     if labels is not None and describe_imbalance(np.bincount(labels)):
@@ -92,12 +91,18 @@ def _classifier_flags(config: PretrainConfig, labels: npt.NDArray[Any] | None, w
 
 
 def _schedule(default: type[FinetuneConfig], images: int, width: int) -> str:
-    """Return the flags of epochs and learning rate for few images, with a leading space."""
+    """Return the flags of epochs, for few images, and of the rate, for narrow networks, with leading spaces."""
     name = "blr" if default.lr is None else "lr"
     rate = getattr(default, name)
-    if width < NARROW and (name, rate) == ("blr", NARROW_DEFAULT) and images >= FEWEST_NARROW:
-        return NARROW_FLAGS
-    flags = f" --epochs {FEWEST_EPOCHS if images < FEWEST_IMAGES else FEW_EPOCHS}"
+    is_measured = width < NARROW and (name, rate) == ("blr", NARROW_DEFAULT) and images >= FEWEST_NARROW
+    if images > FEW_IMAGES:
+        flags = ""
+    elif is_measured:
+        flags = NARROW_EPOCHS
+    else:
+        flags = f" --epochs {FEWEST_EPOCHS if images < FEWEST_IMAGES else FEW_EPOCHS}"
+    if is_measured:
+        return flags + NARROW_RATE
     return flags + (f" --{name} {higher_rate(rate):g}" if width < NARROW else "")
 
 

@@ -37,6 +37,7 @@ SIGNS = {".csv": (",".join(COLUMNS),), ".json": _KEYS, ".jsonl": _KEYS}  # how a
 _FEWEST_EQUAL = 5  # images
 _NEARLY_EQUAL = 0.02  # largest difference of a probability
 _CONFIDENT = 0.9  # a larger probability for all images may be right, if they are of one class
+_SHOWN = 20  # images whose predictions are printed if a file has all
 _COMPARED = 100  # most probable classes
 
 logger = logging.getLogger(__name__)
@@ -88,10 +89,13 @@ def run(config: PredictConfig) -> int:
     if config.save_path:  # before printing, which fails if the reader of a pipe has ended
         names = None if truth is None else [trained.classes[i] if i >= 0 else None for i in truth.tolist()]
         save_predictions(Path(config.save_path), predictions, kind.values, names)
-    for prediction in predictions:
+    shown = predictions[:_SHOWN] if config.save_path else predictions
+    for prediction in shown:
         print(without_parents(prediction.image))
         for name, value in zip(prediction.classes, prediction.values, strict=True):
             print(f"  {kind.describe(value)}  {name}")
+    if more := len(predictions) - len(shown):
+        print(f"and {counted(more, 'image')} more")
     if config.save_path:
         print(config.save_path)
     if truth is not None:

@@ -225,4 +225,6 @@ def _without_levels(run: RunFolder, name: str, value: float) -> str:
         if values:
             best = f"{metric} is {values[-1]:.4g}{unit}, at best {max(values):.4g}{unit}"
             return f"{best}. The {name} of training is {value:.4g}."
+    if run.options.get("phase", "pretrain") != "pretrain":
+        return f"Unknown: the {name} is {value:.4g}, and no epoch has ended with an evaluation yet."
     return f"Unknown: the {name} is {value:.4g}, but the run has no losses of trivial predictors to compare it with."

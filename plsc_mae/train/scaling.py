@@ -39,6 +39,8 @@ def remedy_at_chance(config: ClassifyConfig, losses: Mapping[float, float] | Non
     limit = (USEFUL_RATE if config.probe == "none" else USEFUL_PROBE_RATE) * images / 256
     if losses:
         return _remedy_of_sweep(losses, limit)
+    if rate > limit:
+        return f"a lower {name}, since {rate:g} is above the highest useful one, {limit:g}"
     higher = higher_rate(rate, limit)
     if higher is None:
         longer = "longer pre-training, " if config.finetune else ""

@@ -132,6 +132,16 @@ def test_answers_are_counted_where_the_classes_are_known(predict, images, tmp_pa
     assert "are right" not in predict("--topk 1", img_path=images / "val/ring")[1]
 
 
+def test_a_file_replaces_long_output(predict, images, tmp_path):
+    """The console shows 20 images, unless it alone has the predictions."""
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"{images}/val/ring/00000.jpg\n" * 23)
+    out = predict(f"--topk 1 --save_path {tmp_path}/found.csv", img_path=listed)[1]
+    assert (out.count("00000.jpg"), "and 3 images more\n" in out) == (20, True)
+    assert len((tmp_path / "found.csv").read_text().splitlines()) == 24
+    assert predict("--topk 1", img_path=listed)[1].count("00000.jpg") == 23
+
+
 def test_the_classes_of_images_are_those_of_an_evaluation(predict, images, tmp_path):
     """Loose images and those of lists without labels have none; names may differ as numbers and in Unicode's form."""
     (tmp_path / "mixed").mkdir()

@@ -25,6 +25,7 @@ def test_low_rates_are_raised_in_larger_steps_up_to_the_highest_useful_one(rate,
             FINETUNE["mae"](lr=None, blr=USEFUL_RATE),
             "more epochs or a larger input, since --blr 0.1 is near the highest",
         ),
+        (FINETUNE["mae"](lr=None, blr=10.0), "a lower --blr, since 10 is above the highest useful one, 0.1"),
         (FINETUNE["mae"](lr=5e-4, batch_size=16), "a higher --lr, for example 0.005 instead of 0.0005"),
         (FINETUNE["mae"](lr=5e-3, batch_size=16, finetune="a.pd"), "longer pre-training, "),  # 0.08 per 256 images
         (FINETUNE["mae_priv"](lr=5e-3, batch_size=16), "a higher --lr, for example 0.05 "),  # is per 256 images
