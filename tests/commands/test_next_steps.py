@@ -157,6 +157,9 @@ def test_a_tiny_network_gets_the_command_of_the_page(heading, given):
     assert parse(words.split(), COMMANDS["finetune"].configs, prog="finetune") == page
     assert "--epochs 300" in next_steps._classifier_flags(config, np.arange(99) % 3, width=64)  # not measured
     assert "--epochs 300" in next_steps._classifier_flags(config, np.arange(108) % 3, width=192)
+    many = next_steps._classifier_flags(config, np.arange(1200) % 3, width=64)
+    assert ("--blr 0.03" in many, "--epochs" in many) == (True, False)
+    assert "--blr" not in next_steps._classifier_flags(config, np.arange(1200) % 3, width=192)
 
 
 def test_commands_keep_the_validation_list(options, images, tmp_path, capsys, monkeypatch):

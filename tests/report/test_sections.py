@@ -33,6 +33,15 @@ def test_a_sweep_has_a_best_rate_in_place_of_a_loss():
     assert judge(folder({"epoch": 0})).text == "Unknown: the logs have no finite value of loss."
 
 
+def test_a_classifier_lacks_an_evaluation_and_not_trivial_predictors():
+    run = folder({"epoch": 0, "step": 2, "train_loss": 1.1})
+    assert (
+        "no epoch has ended with an evaluation yet"
+        in judge(dataclasses.replace(run, options={"phase": "finetune"})).text
+    )
+    assert "no losses of trivial predictors" in judge(run).text
+
+
 @pytest.mark.parametrize(("last", "epochs", "told"), [(0.97, 10, True), (0.999, 10, False), (0.97, 20, False)])
 def test_a_finished_run_whose_loss_still_falls_needs_more_epochs(last, epochs, told):
     """The last tenth of the epochs may be flat, because the learning rate ends at 0."""
