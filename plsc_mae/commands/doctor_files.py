@@ -83,7 +83,7 @@ def examine_files(
         total = len(images)
         yield f"  intact headers: {_sample(total, total)}; decoded: {_sample(len(sampled), total)}"
     if others := images.left_out.loose.number + sum(count.number for count in images.left_out.suffixes.values()):
-        yield f"  not opened: {counted(others, 'file')} of {images.root} outside the list"
+        yield f"  not opened: {counted(others, 'other file')} of {images.root}"
     yield from _examine_content(images, notes, None if misfit else pixel_format, input_size, patch_size)
     if extremes is not None:
         yield f"  beyond 8 bits: sampled values are from {extremes.low:g} to {extremes.high:g}"

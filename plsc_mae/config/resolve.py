@@ -17,7 +17,17 @@ import yaml
 from plsc_mae.config import PHASES, TrainingConfig
 from plsc_mae.config.help import Entry, Usage, render
 from plsc_mae.config.recipes import find_config
-from plsc_mae.config.schema import Value, build, coerce, convert, options, suggest, vocabulary, without_none
+from plsc_mae.config.schema import (
+    Value,
+    build,
+    coerce,
+    convert,
+    options,
+    refuse_mistakes,
+    suggest,
+    vocabulary,
+    without_none,
+)
 from plsc_mae.config.synonyms import hint_at_option
 from plsc_mae.errors import ConfigError
 from plsc_mae.file_kinds import require_text
@@ -108,10 +118,15 @@ def _layered(
 ) -> Any:
     """Build a config from the values of a file and of later sources; a later source takes precedence."""
     values: dict[str, Value] = {}
+    mistakes: list[str] = []
     for layer in (file_values, *later):
         live = _live(layer, cls, configs)
-        values.update(_one_rate(live, cls, is_file=layer is file_values))
-    config = _build(cls, values)
+        values.update(_one_rate(live, cls, mistakes, is_file=layer is file_values))
+    try:
+        config = _build(cls, values)
+    except ConfigError as error:
+        raise ConfigError(*mistakes, *error.args) from None
+    refuse_mistakes(mistakes)
     _require_value_per_channel(config, values)
     return config
 
@@ -177,22 +192,22 @@ def _build(cls: type, values: Mapping[str, Value]) -> Any:
     return cls(**given | convert(cls, fitting), given=frozenset(given))
 
 
-def _one_rate(live: dict[str, Value], cls: type, *, is_file: bool) -> dict[str, Value]:
+def _one_rate(live: dict[str, Value], cls: type, mistakes: list[str], *, is_file: bool) -> dict[str, Value]:
     """Return the options of one source; if they have `blr` but not `lr`, they unset the `lr` of earlier sources.
 
     The options are returned unchanged if the default of `blr` is None. A file may have both options, as the config.yaml
-    of a run with `lr` does; then `lr` applies.
+    of a run with `lr` does; then `lr` applies. In other sources both are a contradiction, which is added to `mistakes`.
     """
     if getattr(cls, "blr", None) is None:
         return live
     lr, blr = (live.get(name, Value(None, "")) for name in ("lr", "blr"))
     absolute, base = (coerce(value, float | None) is not None for value in (lr, blr))
     if absolute and base and not is_file:
-        raise ConfigError(
+        mistakes.append(
             f"{lr.origin} {lr.raw} and {blr.origin} {blr.raw} contradict each other: lr is the learning rate, blr is a "
             "rate per 256 images that is scaled with the batch; give one of them"
         )
-    if absolute and base and coerce(blr, float | None) != getattr(cls, "blr", None):
+    elif absolute and base and coerce(blr, float | None) != getattr(cls, "blr", None):
         logger.warning(
             "%s is not used: %s %s applies, which is not scaled with the batch", blr.origin, lr.origin, lr.raw
         )

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from plsc_mae.config.features import DEVICE_HELP, IMAGES_HELP
-from plsc_mae.config.pixels import PICTURE_BANDS, FormatOptions, PixelOptions, input_size_contradictions
+from plsc_mae.config.pixels import (
+    PICTURE_BANDS,
+    FormatOptions,
+    PixelOptions,
+    channel_contradictions,
+    input_size_contradictions,
+)
 from plsc_mae.config.schema import Checked, option
 from plsc_mae.config.weights import NetworkOptions
 
@@ -47,6 +53,7 @@ class DoctorConfig(FormatOptions):
             if getattr(self, name) and not self.data_path:
                 yield f"--{name} has no effect without --data_path, because it is about images"
         yield from input_size_contradictions(self.input_size or ())
+        yield from channel_contradictions(self.in_chans, self.bands, None, None)
 
 
 @dataclass(kw_only=True, frozen=True)

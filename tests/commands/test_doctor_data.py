@@ -319,6 +319,12 @@ def test_sizes_are_compared_with_the_input_of_the_run(tmp_path, capsys):
     assert "--data_path" in capsys.readouterr().err
 
 
+def test_channels_and_bands_that_contradict_each_other_are_refused_as_by_a_run(tmp_path, capsys):
+    fill(tmp_path, "a/0.png", "b/0.png")
+    assert main(f"doctor --data_path {tmp_path} --in_chans 1 --bands 1 2 3".split()) == 2
+    assert "--in_chans 1 contradicts the 3 --bands" in capsys.readouterr().err
+
+
 def test_hidden_files_are_counted(tmp_path):
     fill(tmp_path, "train/a/0.png", "train/b/0.png", "train/a/._0.png", "train/@eaDir/0.png", "__MACOSX/train/a/0.png")
     told, findings = examine(tmp_path)
@@ -334,7 +340,7 @@ def test_images_left_out(tmp_path):
     fill(tmp_path, "a/0.png", "b/0.png", "1.png", "2.png", "a/1.gif", "b/1.gif", "b/2.gif")
     told, findings = examine(tmp_path)
     assert "intact headers: all 2 files; decoded: all 2 files" in told
-    assert "not opened: 5 files" in told
+    assert f"not opened: 5 other files of {tmp_path}" in told
     assert [found.stops for found in findings] == [False, False]
     assert f"2 images of {tmp_path} beside the class folders" in str(findings[0])
     assert "3 files of other formats (3 .gif" in str(findings[1])

@@ -476,6 +476,12 @@ def test_lr_and_blr_of_one_source_contradict_each_other(argv, configs):
     assert "one of them" in told
 
 
+def test_lr_beside_blr_is_reported_together_with_other_contradictions():
+    with pytest.raises(ConfigError) as caught:
+        resolved("--lr", "1e-3", "--blr", "1e-4", "--quiet", "--json")
+    assert [mistake.split()[0] for mistake in caught.value.args] == ["--lr", "--quiet"]
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """An installed package with three recipes; the working folder is another one, and empty."""

@@ -86,6 +86,7 @@ class RunLogger:
         self.run, self.is_new = "", True
         self._files: LogFiles | None = None
         self._bar: Any = None
+        self._bar_text = ""  # of the last print interval; the bar of the next epoch starts with it
         self._announced = False
         self._epoch_start: tuple[float, float] | None = None  # time and fraction of the epoch done before
         self.epoch_of: dict[int, int] = {}
@@ -174,7 +175,15 @@ class RunLogger:
         self._epoch_start = time.perf_counter(), done / total
         if self.active and console.shows_bars():
             width = shutil.get_terminal_size().columns - 3  # leaves room for an echoed ^C, so that it can be erased
-            self._bar = tqdm(total=total, initial=done, desc=f"epoch {epoch}", leave=False, ncols=width, bar_format=BAR)
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                desc=f"epoch {epoch}",
+                leave=False,
+                ncols=width,
+                bar_format=BAR,
+                postfix=self._bar_text,
+            )
 
     def tick(self) -> None:
         """Advance the progress bar by one iteration."""
@@ -207,7 +216,8 @@ class RunLogger:
         """Show the record of a print interval beside the progress bar or as a line, or both; arguments as in `line`."""
         self.is_new = False
         if self._bar is not None:
-            self._bar.set_postfix_str(_postfix(record, eta))
+            self._bar_text = _postfix(record, eta)
+            self._bar.set_postfix_str(self._bar_text)
         if self.active and (self._bar is None or not console.is_watched()):
             decay = self.described.hyper_parameters.get("weight_decay")
             left_out = self.left_out(record)

@@ -27,10 +27,8 @@ logger = logging.getLogger(__name__)
 
 MAX_SKIPPED = 10  # skipped updates in a row before the run stops
 MAX_ROLLBACKS = 3  # rollbacks without a checkpoint of newer weights in between, before the run stops
-REMEDY = (
-    "nothing was saved since the last checkpoint; resume from it with --auto_resume and a lower --lr or --blr, a "
-    "--clip_grad, --no_amp, or another --nan_policy"
-)
+CHANGES = "a lower --lr or --blr, a --clip_grad, --no_amp, or another --nan_policy"
+RESTART = f"start again with --overwrite and {CHANGES}"
 
 
 class NonFinitePolicy:
@@ -117,15 +115,20 @@ class NonFinitePolicy:
 
     # -------------------------------------------------------------------------------------------- policies
 
+    def _remedy(self) -> str:
+        if self._restorable:
+            return f"nothing was saved since the last checkpoint; resume from it with --auto_resume and {CHANGES}"
+        return f"nothing was saved yet; {RESTART}"
+
     def _stop(self, story: str, _progress: Progress) -> None:
-        raise DivergedError(f"{story}; {REMEDY}")
+        raise DivergedError(f"{story}; {self._remedy()}")
 
     def _skip(self, story: str, progress: Progress) -> None:
         """Count the update as skipped and restore the running statistics that its forward passes have changed."""
         progress.skipped_updates += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= MAX_SKIPPED:
-            raise DivergedError(f"{story}, the {MAX_SKIPPED}th skipped update in a row; {REMEDY}")
+            raise DivergedError(f"{story}, the {MAX_SKIPPED}th skipped update in a row; {self._remedy()}")
         for buffer, before in self._buffers:
             paddle.assign(before, output=buffer)
         logger.warning("%s; this update is skipped (--nan_policy skip)", story)
@@ -137,9 +140,11 @@ class NonFinitePolicy:
         the same: its loss did not spike again on other data (Chowdhery et al. 2022, section 5.1).
         """
         if not self._restorable:
-            raise DivergedError(f"{story}, and there is no checkpoint yet for --nan_policy rollback; {REMEDY}")
+            raise DivergedError(f"{story}, and there is no checkpoint yet for --nan_policy rollback; {RESTART}")
         if progress.rollbacks_in_a_row == MAX_ROLLBACKS:
-            raise DivergedError(f"{story}, after {MAX_ROLLBACKS} rollbacks without a checkpoint in between; {REMEDY}")
+            raise DivergedError(
+                f"{story}, after {MAX_ROLLBACKS} rollbacks without a checkpoint in between; {self._remedy()}"
+            )
         path = self._restore_newest()
         progress.rollbacks += 1
         progress.rollbacks_in_a_row += 1

@@ -12,6 +12,7 @@ import types
 import numpy as np
 import pytest
 
+from plsc_mae import console
 from plsc_mae.errors import ConfigError
 from plsc_mae.train.log.append_file import AppendedFile, JsonLines, VisualDLRecords
 from plsc_mae.train.log.boards import RunOptions
@@ -248,6 +249,19 @@ def test_the_line_of_an_epoch_has_loss_accuracy_and_time_to_the_end(width):
     assert ("mlm_acc 0.02" in line) == (width != 60)
     assert "loss_scale" not in line
     assert width is None or len(line) < width
+
+
+def test_the_bar_of_an_epoch_starts_with_the_text_of_the_last(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(console, "shows_bars", lambda: True)
+    monkeypatch.setattr(console, "is_watched", lambda: True)
+    log = RunLogger(str(tmp_path), str(tmp_path), active=True)
+    log.start_epoch(0, 2, 0)
+    log.line(record(2, 0, 2, loss=0.5), total=2, eta=1.0)
+    log.end_epoch()
+    capsys.readouterr()
+    log.start_epoch(1, 2, 0)
+    log.close()
+    assert "0/2, loss 0.5, 1.0 img/s, run ends in 0:00:01" in capsys.readouterr().err
 
 
 def test_every_record_has_the_id_of_its_run(tmp_path):

@@ -88,7 +88,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_see_it(run, 
 def test_a_gradient_alone_stops_it_too(run, poison, capfd):
     poison("gradient", 2)
     assert main(["pretrain", *run.arguments("bad", FLAGS)]) == 3
-    assert "grad_norm became " in capfd.readouterr().err
+    error = capfd.readouterr().err
+    assert "grad_norm became " in error
+    assert "nothing was saved yet; start again with --overwrite and a lower --lr or --blr" in error
+    assert "--auto_resume" not in error
     told = json.loads((run.folder / "bad/nonfinite-2-rank0.json").read_text())
     assert told["layer"] is None
     assert told["gradients"][0].startswith("decoder.")  # where the gradient comes from
@@ -207,7 +210,11 @@ def test_a_rollback_passes_damaged_checkpoints_over(run, poison, monkeypatch, ca
 
 @only_mae
 @pytest.mark.parametrize(
-    ("updates", "told"), [([1], "there is no checkpoint yet"), (range(3, 10), "after 3 rollbacks without a checkpoint")]
+    ("updates", "told"),
+    [
+        ([1], "there is no checkpoint yet for --nan_policy rollback; start again with --overwrite and"),
+        (range(3, 10), "after 3 rollbacks without a checkpoint"),
+    ],
 )
 def test_what_a_rollback_cannot_mend_stops_the_run(run, poison, capfd, updates, told):
     poison(LAYER, *updates)
