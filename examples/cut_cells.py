@@ -1,6 +1,6 @@
 """Cut the cells out of gray microscope fields, and later join the predictions for the cells of each field.
 
-python cut_cells.py fields labels.csv cells      # cells/*.png and cells/cells.csv: image, class, field
+python cut_cells.py fields labels.csv cells      # cells/*.png and cells/cells.csv: image, class, field, ...
 python cut_cells.py --join predictions.csv       # the class of every field, from `plsc-mae predict --topk CLASSES`
 """
 
