@@ -17,6 +17,7 @@ from plsc_mae.report.page import figure, page, paragraph, table, write_page
 from plsc_mae.report.published import compare_published, published_logs
 from plsc_mae.report.run_folder import RunFolder, is_number, read_run
 from plsc_mae.report.verdict import judge
+from plsc_mae.wording import counted
 
 # Options that differ between any two runs, or do not matter for results.
 PLACES = ("output_dir", "log_dir", "resume", "auto_resume", "overwrite")
@@ -113,7 +114,7 @@ def _with_encoder(options: Mapping[str, Any]) -> dict[str, Any]:
         return dict(options)
     width, depth, heads, patch = (options.get(name) or sizes_of_model(model)[name] for name in SIZES)
     others = {name: value for name, value in options.items() if name not in SIZES}
-    return {ENCODER: f"{width} wide, {depth} blocks, {heads} heads, patch {patch}"} | others
+    return {ENCODER: f"{width} wide, {counted(depth, 'block')}, {counted(heads, 'head')}, patch {patch}"} | others
 
 
 def _published(runs: Sequence[RunFolder], names: Sequence[str]) -> str:

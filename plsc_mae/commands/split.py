@@ -140,7 +140,7 @@ def _require_several(groups: Sequence[str], config: SplitConfig) -> None:
     found = f"{chosen} gives '{groups[0]}' for all {counted(len(groups), 'image')}, so they are one group"
     remedy = "give a pattern for what differs between objects, such as 'plate[0-9]+'" if config.group_by else ""
     column = "name another column by --group_column" if config.is_table else ""
-    raise DataError(f"{found}; {' or '.join(filter(None, (remedy, column)))}")
+    raise DataError(f"{found}; {', or '.join(filter(None, (remedy, column)))}")
 
 
 def _describe_groups(groups: Sequence[str], val: Rows, config: SplitConfig) -> str:
