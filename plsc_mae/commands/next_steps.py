@@ -29,7 +29,8 @@ PLACEHOLDER = "DIR"  # a folder that the reader chooses, as in the lines of `wei
 FEW_BATCH, FEW_EPOCHS, FEWEST_EPOCHS, FEWEST_IMAGES = 16, 100, 300, 300  # as in docs/few-images.md
 # Encoders narrower than ViT-Ti need a higher learning rate on few images. docs/few-images.md has measured a width of 64
 # with MAE, whose default rate is NARROW_DEFAULT, from FEWEST_NARROW images on: 40 % at the default, 79 % at ten times
-# that, 88 to 95 % with the commands of the page. Others get the next higher rate.
+# that, 88 to 95 % with the commands of the page. More than FEW_IMAGES get the rate only, with which 3719 cells were
+# measured. Others get the next higher rate.
 NARROW, NARROW_DEFAULT, FEWEST_NARROW = 192, 0.001, 100
 NARROW_EPOCHS, NARROW_RATE = " --epochs 60 --warmup_epochs 5", " --blr 0.03"
 RATE_PAGES = guides("few-images", "read-the-curves")  # about runs that learn nothing

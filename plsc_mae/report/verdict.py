@@ -156,7 +156,11 @@ def _best_of_sweep(run: RunFolder) -> str:
     """Return a sentence about the best rate of a sweep, which has a loss for each rate; "" for other runs."""
     last = (run.epochs or [{}])[-1]
     accuracies, losses = (
-        {float(name.removeprefix(start)): value for name, value in last.items() if start in name and is_number(value)}
+        {
+            float(name.removeprefix(start)): value
+            for name, value in last.items()
+            if name.startswith(start) and is_number(value)
+        }
         for start in (f"{_ACCURACY}_lr", "test_loss_lr")
     )
     if not accuracies or not losses:
